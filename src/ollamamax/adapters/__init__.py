@@ -1,0 +1,1 @@
+"""One file, one outside thing. Adapters do not import each other."""

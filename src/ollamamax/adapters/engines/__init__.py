@@ -1,0 +1,1 @@
+"""Engines: llama.cpp children, attached Ollama servers, attached OpenAI-compatible servers."""

@@ -1,0 +1,1 @@
+"""Where a node remembers what operators told it."""

@@ -1,0 +1,1 @@
+"""Clock, dice, memory, locks."""

@@ -1,0 +1,1 @@
+"""The ASGI application: routes, middleware, error table, streaming, admin API."""

@@ -1,0 +1,1 @@
+"""The pure tier: no await, clock, dice, file, socket or log. Standard library and msgspec only."""

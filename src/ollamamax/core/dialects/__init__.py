@@ -1,0 +1,1 @@
+"""Between the bytes of an API and the one ChatRequest, the one Chunk."""

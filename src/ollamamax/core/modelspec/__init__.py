@@ -1,0 +1,1 @@
+"""Names, manifests, Modelfiles, templates, GGUF."""

@@ -1,0 +1,1 @@
+"""Which models are in this node's memory."""

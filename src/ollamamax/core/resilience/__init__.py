@@ -1,0 +1,1 @@
+"""Admission, breakers, retry budgets."""

@@ -1,0 +1,259 @@
+"""What the services need of the world, as Protocols. Each has adapters and an in-memory twin in testing/."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from ollamamax.core.types import (
+    AttachedEngine,
+    ChatRequest,
+    Chunk,
+    EmbedRequest,
+    EmbedResult,
+    EngineKind,
+    EngineModel,
+    GgufFacts,
+    LaunchSpec,
+    ModelName,
+    Outcome,
+    Principal,
+)
+
+ChunkStream = AsyncGenerator[list[Chunk], None]
+"""Chunks in order, as many per item as came in one read. Closing the generator cancels down to the engine."""
+
+
+class Clock(Protocol):
+    """Time."""
+
+    def now_ms(self) -> float:
+        """Monotonic milliseconds, for durations and deadlines."""
+        ...
+
+    def wall_ns(self) -> int:
+        """Unix time in nanoseconds, for what people see."""
+        ...
+
+
+class Dice(Protocol):
+    """Chance, so that tests can seed it."""
+
+    def random(self) -> float:
+        """Uniform in [0, 1)."""
+        ...
+
+    def token_hex(self, count: int) -> str:
+        """`count` random bytes as hex; unpredictable in production."""
+        ...
+
+
+class Engine(Protocol):
+    """Something that runs models, here or elsewhere. All methods may raise EngineError and its children."""
+
+    @property
+    def kind(self) -> EngineKind:
+        """What stands behind it."""
+        ...
+
+    async def models(self) -> tuple[EngineModel, ...]:
+        """What it offers now; doubles as the health probe.
+
+        Raises: EngineUnavailable, EngineTimeout, EngineProtocol.
+        """
+        ...
+
+    def generate(self, request: ChatRequest, served_as: str) -> ChunkStream:
+        """Answer; the last chunk has a done_reason and stats. A stream that ends without one raises EngineUnavailable.
+
+        Raises: EngineError (before or after the first chunk), Unsupported, InputTooLong.
+        """
+        ...
+
+    async def embed(self, request: EmbedRequest, served_as: str) -> EmbedResult:
+        """Raises: EngineError, Unsupported, InputTooLong."""
+        ...
+
+    async def describe(self, served_as: str) -> dict[str, Any] | None:
+        """The engine's own /api/show answer for a model, or None where it has no such thing."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections; a child process is stopped (asked, then killed) and reaped. Idempotent."""
+        ...
+
+
+class RunningEngine(Engine, Protocol):
+    """An engine process of our own."""
+
+    @property
+    def pid(self) -> int:
+        """Process id of the child."""
+        ...
+
+    async def exited(self) -> str:
+        """Returns when the process has ended, with a one-line reason; also after close()."""
+        ...
+
+
+class EngineLauncher(Protocol):
+    """Starts engine processes."""
+
+    async def launch(self, spec: LaunchSpec) -> RunningEngine:
+        """Start and wait until it answers. Cancelling kills the half-started child. No time-out of its own.
+
+        Raises: LoadFailed with the engine's own reason, GgufError.
+        """
+        ...
+
+
+class EngineConnector(Protocol):
+    """Makes the client of an attached engine; does not talk yet."""
+
+    def connect(self, engine: AttachedEngine) -> Engine:
+        """Raises: BadRequest for a url that can't be used."""
+        ...
+
+
+class EngineBook(Protocol):
+    """Where attached engines are remembered across restarts."""
+
+    async def load(self) -> tuple[AttachedEngine, ...]:
+        """Raises: StoreError if what is there can't be read (it is left untouched)."""
+        ...
+
+    async def save(self, engines: tuple[AttachedEngine, ...]) -> None:
+        """Replace all, atomically. Raises: StoreError."""
+        ...
+
+
+class StoredManifest(Struct, frozen=True):
+    """A manifest as it lies in the store. digest: bare hex sha256 of `data`."""
+
+    name: ModelName
+    data: bytes
+    digest: str
+    modified_ns: int
+
+
+class BlobStore(Protocol):
+    """Models on disk in Ollama's layout. Digests are `sha256:<64 lower-case hex>`."""
+
+    async def manifests(self) -> list[StoredManifest]:
+        """All readable manifests, newest first."""
+        ...
+
+    async def manifest(self, name: ModelName) -> StoredManifest | None:
+        """The one of that name, matched without regard to case; None if there is none."""
+        ...
+
+    async def put_manifest(self, name: ModelName, data: bytes) -> StoredManifest:
+        """Write atomically; a name that exists in another casing keeps its casing. Raises: StoreError."""
+        ...
+
+    async def delete_manifest(self, name: ModelName) -> bool:
+        """Remove it and the directories it leaves empty; False if there was none. Raises: StoreError."""
+        ...
+
+    async def blob_size(self, digest: str) -> int | None:
+        """Bytes, or None if it is not here."""
+        ...
+
+    def blob_path(self, digest: str) -> str:
+        """Absolute path where the blob is or would be."""
+        ...
+
+    async def read_blob(self, digest: str, limit_bytes: int = 4 << 20) -> bytes:
+        """A small blob, whole. Raises: BlobNotFound, StoreError if larger than the limit."""
+        ...
+
+    async def write_blob(self, body: AsyncIterator[bytes], digest: str) -> bool:
+        """Stream into a temporary file, verify, rename. False if it was there already (body unread).
+
+        Raises: DigestMismatch, DiskFull, StoreError. Nothing remains of a failed write.
+        """
+        ...
+
+    async def put_bytes(self, data: bytes) -> tuple[str, bool]:
+        """Store a small blob; (digest, newly created). Raises: StoreError."""
+        ...
+
+    async def delete_blob(self, digest: str) -> None:
+        """Remove it if it is there. Raises: StoreError."""
+        ...
+
+    async def blobs(self) -> list[tuple[str, int, int]]:
+        """(digest, size in bytes, modified_ns) of each whole blob."""
+        ...
+
+    async def gguf_facts(self, digest: str) -> GgufFacts:
+        """Facts of a GGUF blob, cached by digest. Raises: BlobNotFound, GgufError."""
+        ...
+
+
+class MachineProbe(Protocol):
+    """What this machine has."""
+
+    def free_memory_bytes(self) -> int:
+        """Memory that a new model may use: available RAM, or the sum of free device memory where there are GPUs."""
+        ...
+
+    def total_memory_bytes(self) -> int:
+        """The same, were nothing running."""
+        ...
+
+    def gpu_count(self) -> int:
+        """Devices that engines will use; 0 = CPU only."""
+        ...
+
+
+class TokenVerifier(Protocol):
+    """Credentials to a principal."""
+
+    async def verify(self, authorization: str | None) -> Principal:
+        """authorization: the header's value. Raises: Unauthenticated."""
+        ...
+
+
+class AuditSink(Protocol):
+    """Where decisions about who may do what are kept."""
+
+    def record(self, principal: Principal, action: str, subject: str, allowed: bool, rule: str) -> None:
+        """Never raises, never blocks."""
+        ...
+
+
+class Meter(Protocol):
+    """What is counted. Never raises, never blocks."""
+
+    def outcome(self, outcome: Outcome) -> None:
+        """One finished request."""
+        ...
+
+    def attempt_failed(self, engine_id: str, error_code: str) -> None:
+        """One attempt that did not become the answer."""
+        ...
+
+    def load(self, model: str, duration_ms: float, error_code: str) -> None:
+        """One model load; error_code "" if it succeeded."""
+        ...
+
+    def engine_exit(self, model: str) -> None:
+        """An engine process ended without being asked."""
+        ...
+
+    def unload(self, model: str, reason: str) -> None:
+        """A model left memory: "expired", "evicted", "asked", "reload", "shutdown"."""
+        ...
+
+    def queue(self, waiting: int, running: int) -> None:
+        """Requests waiting for admission, and admitted."""
+        ...
+
+    def loaded(self, models: Mapping[str, int]) -> None:
+        """Bytes of memory by loaded model."""
+        ...
+
+    def render(self) -> tuple[bytes, str]:
+        """The exposition and its content type."""
+        ...

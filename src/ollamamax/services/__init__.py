@@ -1,0 +1,1 @@
+"""The async shells: read ports, step core, run its effects."""
