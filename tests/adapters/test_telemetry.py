@@ -1,0 +1,160 @@
+"""Metrics are documented and emitted; spans reach a collector; logs have one form."""
+
+import io
+import json
+import logging
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import structlog
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from ollamamax.adapters.system.clock import SystemClock, SystemDice
+from ollamamax.adapters.telemetry.logs import LogAudit, configure
+from ollamamax.adapters.telemetry.metrics import PrometheusMeter
+from ollamamax.adapters.telemetry.tracing import TracingMeter
+from ollamamax.core.types import Outcome, OutcomeKind, Principal
+
+ROOT = Path(__file__).resolve().parents[2]
+GOOD = Outcome(
+    request_id="r1",
+    route="/api/chat",
+    model="tiny:latest",
+    kind=OutcomeKind.OK,
+    engine_id="local",
+    attempts=1,
+    queued_ms=1.0,
+    ttft_ms=12.0,
+    tpot_ms=3.0,
+    total_ms=40.0,
+    prompt_tokens=7,
+    output_tokens=5,
+    traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+)
+
+
+def emit_everything(meter: PrometheusMeter) -> None:
+    meter.outcome(GOOD)
+    meter.attempt_failed("box", "engine_timeout")
+    meter.load("tiny:latest", 120.0, "")
+    meter.load("tiny:latest", 120.0, "load_failed")
+    meter.engine_exit("tiny:latest")
+    meter.unload("tiny:latest", "expired")
+    meter.queue(2, 3)
+    meter.loaded({"tiny:latest": 42})
+
+
+def test_every_metric_is_emitted_and_documented() -> None:
+    meter = PrometheusMeter("1.2.3")
+    emit_everything(meter)
+    body, content_type = meter.render()
+    assert content_type.startswith("text/plain")
+    emitted = set(re.findall(r"^# TYPE (ollamamax_\w+)", body.decode(), re.M))
+    emitted = {name for name in emitted if not name.endswith("_created")}
+    documented = set(re.findall(r"^\| `(ollamamax_\w+)", (ROOT / "docs/metrics.md").read_text(), re.M))
+    assert emitted == documented
+    samples = set(re.findall(r"^(ollamamax_\w+)", body.decode(), re.M))
+    for name in documented:
+        assert any(sample.startswith(name) for sample in samples), f"{name} has no sample"
+
+
+def test_an_unknown_model_makes_no_label() -> None:
+    meter = PrometheusMeter("1")
+    meter.outcome(
+        Outcome(
+            request_id="r",
+            route="/api/chat",
+            model="x" * 50,
+            kind=OutcomeKind.CLIENT_ERROR,
+            error_code="model_not_found",
+        )
+    )
+    body = meter.render()[0].decode()
+    assert "xxxx" not in body
+    assert 'ollamamax_requests_total{error="model_not_found",outcome="client_error",route="/api/chat"} 1.0' in body
+
+
+def test_models_that_left_memory_disappear() -> None:
+    meter = PrometheusMeter("1")
+    meter.loaded({"a:latest": 1, "b:latest": 2})
+    meter.loaded({"b:latest": 3})
+    body = meter.render()[0].decode()
+    assert 'ollamamax_model_memory_bytes{model="b:latest"} 3.0' in body
+    assert "a:latest" not in body
+
+
+@pytest.fixture
+def collector() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
+    received: list[ExportTraceServiceRequest] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            received.append(ExportTraceServiceRequest.FromString(body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", received
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_an_outcome_becomes_a_span_in_the_callers_trace(collector: tuple[str, list[ExportTraceServiceRequest]]) -> None:
+    endpoint, received = collector
+    inner = PrometheusMeter("1")
+    meter = TracingMeter(inner, SystemClock(), endpoint, "1", "node-a")
+    meter.outcome(GOOD)
+    meter.queue(1, 2)
+    assert b"ollamamax_queue_waiting 1.0" in meter.render()[0]
+    meter.close()
+    spans = [s for r in received for rs in r.resource_spans for ss in rs.scope_spans for s in ss.spans]
+    assert len(spans) == 1
+    assert spans[0].name == "/api/chat"
+    assert spans[0].trace_id.hex() == "0af7651916cd43dd8448eb211c80319c"
+    assert spans[0].parent_span_id.hex() == "b7ad6b7169203331"
+    assert spans[0].end_time_unix_nano - spans[0].start_time_unix_nano == 40_000_000
+    assert inner.render()[0].count(b'outcome="ok"') >= 1
+
+
+@pytest.fixture
+def quiet_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level)
+    yield
+    root.handlers[:], root.level = before
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("quiet_logging")
+def test_logs_are_json_lines_below_the_level_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    configure("info", json=True)
+    LogAudit().record(Principal("anonymous"), "manage_models", "tiny", True, "role admin")
+    structlog.get_logger().debug("hidden")
+    logging.getLogger("somebody.else").warning("from a library")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == ["allowed", "from a library"]
+    assert lines[0]["action"] == "manage_models"
+    assert lines[0]["level"] == "info"
+
+
+def test_the_system_clock_and_dice() -> None:
+    clock, dice = SystemClock(), SystemDice()
+    assert clock.now_ms() <= clock.now_ms()
+    assert clock.wall_ns() > 1_700_000_000_000_000_000
+    assert 0 <= dice.random() < 1
+    assert len(dice.token_hex(8)) == 16
+    assert dice.token_hex(8) != dice.token_hex(8)
