@@ -1,8 +1,8 @@
 """The gateway's own cost: CPU per request and per streamed chunk, against a synthetic upstream that answers at once.
 
-Side by side in one run: straight to the upstream (the client's and the upstream's own limit), through nginx where it is
-installed, through a node that has the upstream attached as an OpenAI-compatible engine. Figures are CPU time of the proxy
-process alone; "per chunk" is what a stream costs beyond a plain request, divided by its chunks.
+Side by side in one run: straight to the upstream (the client's and the upstream's own limit), through nginx where it
+is installed, through a node that has the upstream attached as an OpenAI-compatible engine. Figures are CPU time of the
+proxy process alone; "per chunk" is what a stream costs beyond a plain request, divided by its chunks.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+
 from common import CpuMeter, call, free_port, machine, median, node, process
 from upstream import MODEL
 

@@ -13,21 +13,27 @@ import uvicorn
 
 MODEL = "bench"
 _CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
-TOKEN = b"data: " + json.dumps(
-    {**_CHUNK, "choices": [{"index": 0, "delta": {"content": "token "}, "finish_reason": None}]}
-).encode() + b"\n\n"
-LAST = b"data: " + json.dumps(
-    {**_CHUNK, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
-).encode() + b"\n\n"
+TOKEN = (
+    b"data: "
+    + json.dumps({**_CHUNK, "choices": [{"index": 0, "delta": {"content": "token "}, "finish_reason": None}]}).encode()
+    + b"\n\n"
+)
+LAST = (
+    b"data: "
+    + json.dumps({**_CHUNK, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}).encode()
+    + b"\n\n"
+)
 ANSWER = "x" * 700
 
 
 def usage(tokens: int) -> bytes:
+    """The closing events of a stream."""
     counts = {"prompt_tokens": 10, "completion_tokens": tokens, "total_tokens": 10 + tokens}
     return b"data: " + json.dumps({**_CHUNK, "choices": [], "usage": counts}).encode() + b"\n\ndata: [DONE]\n\n"
 
 
 async def read_body(receive: Any) -> bytes:
+    """The whole body."""
     body = b""
     while True:
         message = await receive()
@@ -37,6 +43,7 @@ async def read_body(receive: Any) -> bytes:
 
 
 async def send_json(send: Any, value: object) -> None:
+    """A whole JSON answer."""
     body = json.dumps(value).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -44,6 +51,7 @@ async def send_json(send: Any, value: object) -> None:
 
 
 async def stream(send: Any, tokens: int, pause_s: float) -> None:
+    """`tokens` chunks, each sent by itself."""
     headers = [(b"content-type", b"text/event-stream")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     for _ in range(tokens):
@@ -53,6 +61,7 @@ async def stream(send: Any, tokens: int, pause_s: float) -> None:
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
+    """The ASGI application."""
     if scope["type"] != "http":
         return
     if scope["method"] == "GET":

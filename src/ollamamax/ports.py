@@ -186,8 +186,11 @@ class BlobStore(Protocol):
         """(digest, size in bytes, modified_ns) of each whole blob."""
         ...
 
-    async def gguf_facts(self, digest: str) -> GgufFacts:
-        """Facts of a GGUF blob, cached by digest. Raises: BlobNotFound, GgufError."""
+    async def gguf_facts(self, digest: str, whole_arrays: bool = False) -> GgufFacts:
+        """Facts of a GGUF blob, cached by digest. whole_arrays: metadata with long arrays too, read anew each time.
+
+        Raises: BlobNotFound, GgufError.
+        """
         ...
 
 

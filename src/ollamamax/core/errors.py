@@ -8,7 +8,8 @@
     │   ├── InvalidOption      an option or a format of the wrong type or value
     │   ├── Unsupported        the model lacks a capability that the request needs
     │   ├── InputTooLong       the input exceeds the context and may not be cut
-    │   └── BodyTooLarge       the request's body exceeds the limit
+    │   ├── BodyTooLarge       the request's body exceeds the limit
+    │   └── BodyTimeout        the request's body did not arrive in time
     ├── NotFound
     │   ├── ModelNotFound
     │   ├── BlobNotFound
@@ -107,6 +108,12 @@ class BodyTooLarge(BadRequest):
     """The request's body exceeds the limit."""
 
     code = "body_too_large"
+
+
+class BodyTimeout(BadRequest):
+    """The request's body did not arrive in time."""
+
+    code = "body_timeout"
 
 
 class NotFound(OllamaMaxError):

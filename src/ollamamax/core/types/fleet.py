@@ -26,13 +26,17 @@ class AttachedEngine(Struct, frozen=True, kw_only=True):
 
 
 class EngineModel(Struct, frozen=True):
-    """A model that an engine offers. key: what routing compares.  served_as: the name to ask that engine for."""
+    """A model that an engine offers. key: what routing compares.  served_as: the name to ask that engine for.
+
+    slots: requests that this model takes at once, where each has slots of its own; 0 = what the engine says.
+    """
 
     key: str
     served_as: str
     loaded: bool = False
     record: ModelRecord | None = None
     running: LoadedModel | None = None
+    slots: int = 0
 
 
 class EngineFacts(Struct, frozen=True):
@@ -40,6 +44,8 @@ class EngineFacts(Struct, frozen=True):
 
     outstanding_tokens: predicted tokens still to be produced for requests in flight.  prefill_tps, decode_tps:
     measured moving averages, per stream; 0 = not yet measured.  age_ms: since the model list was last confirmed.
+    busy: requests in flight by model key where each model has slots of its own, so that `slots` counts for each;
+    None where all models share them.
     """
 
     engine_id: str
@@ -53,6 +59,7 @@ class EngineFacts(Struct, frozen=True):
     load_ms: float = 0.0
     reachable: bool = True
     age_ms: float = 0.0
+    busy: dict[str, int] | None = None
 
 
 class FleetSnapshot(Struct, frozen=True):

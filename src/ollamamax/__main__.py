@@ -1,0 +1,6 @@
+"""`python -m ollamamax`."""
+
+from ollamamax.cli.app import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The HTTP client under all engines: deadlines, bounded bodies, and aiohttp's failures as our own."""
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import aiohttp
+import msgspec
+
+from ollamamax.core.errors import EngineProtocol, EngineRefused, EngineTimeout, EngineUnavailable
+
+MAX_BODY_BYTES: Final = 64 << 20
+"""The largest whole answer that is read: embeddings of a large batch."""
+_MAX_ERROR_BYTES: Final = 64 << 10
+# Below the 5 s after which llama.cpp's and uvicorn's servers close idle connections: reusing one at the moment
+# that its server closes it would fail a request for nothing.
+_KEEPALIVE_S: Final = 3.0
+
+T = TypeVar("T")
+
+
+class Deadlines(msgspec.Struct, frozen=True):
+    """How long an engine may be silent. connect_ms: to open a connection.  idle_ms: between two reads of an answer.
+
+    probe_ms: for the whole of a short question (models, health).  The first-token deadline is the dispatcher's.
+    """
+
+    connect_ms: float = 5_000.0
+    idle_ms: float = 300_000.0
+    probe_ms: float = 5_000.0
+
+
+def new_session() -> aiohttp.ClientSession:
+    """A session for any number of engines of one event loop; whoever made it closes it."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=True,
+    )
+
+
+class EngineHttp:
+    """Talks to one base URL.
+
+    name: how errors call the engine.  api_key: sent as a bearer token where not "".  All methods raise EngineError.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        base_url: str,
+        name: str,
+        api_key: str = "",
+        deadlines: Deadlines | None = None,
+    ) -> None:
+        limits = deadlines or Deadlines()
+        self._session = session
+        self._base_url = base_url
+        self._name = name
+        self._headers = {"Content-Type": "application/json"}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        connect_s = limits.connect_ms / 1000
+        self._patient = aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=limits.idle_ms / 1000)
+        self._brisk = aiohttp.ClientTimeout(total=limits.probe_ms / 1000, sock_connect=connect_s)
+
+    async def get(self, path: str, decoder: "msgspec.json.Decoder[T]") -> T:
+        """A short question, under the probe's deadline."""
+        return self._decoded(await self._whole("GET", path, None, self._brisk), decoder)
+
+    async def post(self, path: str, body: Any, decoder: "msgspec.json.Decoder[T]", is_brisk: bool = False) -> T:
+        """A question whose answer is one JSON document. is_brisk: under the probe's deadline."""
+        timeout = self._brisk if is_brisk else self._patient
+        return self._decoded(await self._whole("POST", path, msgspec.json.encode(body), timeout), decoder)
+
+    async def stream(self, path: str, body: Any) -> AsyncGenerator[bytes, None]:
+        """The bytes of the answer as they come. Closing the generator closes the connection."""
+        with self._translated():
+            async with self._session.post(
+                self._base_url + path,
+                data=msgspec.json.encode(body),
+                headers=self._headers,
+                timeout=self._patient,
+                allow_redirects=False,
+            ) as response:
+                if response.status != 200:
+                    raise await self._refusal(response)
+                content = response.content
+                while data := await content.readany():
+                    yield data
+
+    async def _whole(self, method: str, path: str, data: bytes | None, timeout: aiohttp.ClientTimeout) -> bytes:
+        with self._translated():
+            async with self._session.request(
+                method,
+                self._base_url + path,
+                data=data,
+                headers=self._headers,
+                timeout=timeout,
+                allow_redirects=False,
+            ) as response:
+                if response.status != 200:
+                    raise await self._refusal(response)
+                body = await _read(response, MAX_BODY_BYTES)
+                if len(body) > MAX_BODY_BYTES:
+                    raise EngineProtocol(f"engine {self._name} answered with more than {MAX_BODY_BYTES} bytes")
+                return body
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> Exception:
+        if 300 <= response.status < 400:
+            target = response.headers.get("Location", "another place")
+            return EngineProtocol(f"engine {self._name} redirects to {target}; attach that address instead")
+        body = (await _read(response, _MAX_ERROR_BYTES))[:_MAX_ERROR_BYTES]
+        return refusal(body, response.status, self._name)
+
+    def _decoded(self, body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
+        try:
+            return decoder.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise garbage(self._name, body, error) from None
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """aiohttp's failures as ours."""
+        try:
+            yield
+        except TimeoutError:
+            raise EngineTimeout(f"engine {self._name} did not answer in time") from None
+        except aiohttp.ClientConnectorError as error:
+            raise EngineUnavailable(f"engine {self._name} can't be reached: {error.strerror or error}") from None
+        except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError):
+            raise closed_early(self._name) from None
+        except (aiohttp.ClientResponseError, aiohttp.InvalidURL, ValueError) as error:
+            raise EngineProtocol(f"engine {self._name} does not speak HTTP as expected: {error}") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise EngineUnavailable(f"the connection to engine {self._name} failed: {error}") from None
+
+
+def closed_early(name: str) -> EngineUnavailable:
+    """What a stream without an end raises."""
+    return EngineUnavailable(f"engine {name} closed mid-stream")
+
+
+def garbage(name: str, piece: bytes, error: Exception) -> EngineProtocol:
+    """What an answer raises that can't be understood; its beginning is shown."""
+    shown = piece[:80].decode("utf-8", "replace")
+    return EngineProtocol(f"engine {name} answered with what can't be understood ({error}): {shown!r}")
+
+
+def refusal(body: bytes, status: int, name: str) -> EngineRefused:
+    """The engine's own error: `{"error": "text"}`, `{"error": {"message": "text"}}`, or the body itself."""
+    text = ""
+    try:
+        text = error_text(msgspec.json.decode(body))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        text = body[:200].decode("utf-8", "replace").strip()
+    return EngineRefused(text or f"engine {name} answered with status {status}", status)
+
+
+def error_text(document: Any) -> str:
+    """The message in an error document of Ollama's or OpenAI's form, or ""."""
+    inner = document.get("error", document) if isinstance(document, dict) else document
+    if isinstance(inner, dict):
+        inner = inner.get("message", "")
+    return inner if isinstance(inner, str) else ""
+
+
+async def _read(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
+    """The body, or the first bytes beyond the limit."""
+    parts: list[bytes] = []
+    size = 0
+    while size <= limit_bytes and (data := await response.content.readany()):
+        parts.append(data)
+        size += len(data)
+    return b"".join(parts)

@@ -1,0 +1,257 @@
+"""Our own engines: one llama.cpp child process per launch, spoken to over loopback HTTP with a random key.
+
+A prompt, and a conversation without tools, goes through /completion, whose chunks carry token ids; a conversation with
+tools, with images, or in a form whose thinking only llama.cpp's own parser knows, goes through the chat endpoint.
+"""
+
+import asyncio
+import sys
+from contextlib import aclosing
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+
+from ollamamax.adapters.engines import llamacpp_embed
+from ollamamax.adapters.engines import llamacpp_wire as wire
+from ollamamax.adapters.engines.http import Deadlines, EngineHttp, new_session
+from ollamamax.adapters.engines.llamacpp_process import ChildProcess
+from ollamamax.adapters.engines.llamacpp_stream import CompletionGatherer
+from ollamamax.adapters.engines.openai_stream import EventGatherer
+from ollamamax.adapters.engines.relay import relay
+from ollamamax.adapters.engines.splitters import EventSplitter
+from ollamamax.core.errors import (
+    EngineCrashed,
+    EngineError,
+    EngineRefused,
+    EngineUnavailable,
+    InputTooLong,
+    LoadFailed,
+    Unsupported,
+)
+from ollamamax.core.modelspec import names
+from ollamamax.core.modelspec.output import ThinkingSplitter
+from ollamamax.core.types import (
+    ChatRequest,
+    Chunk,
+    EmbedRequest,
+    EmbedResult,
+    EngineKind,
+    EngineModel,
+    LaunchSpec,
+    ToolCall,
+)
+from ollamamax.ports import ChunkStream, Clock, Dice
+
+CRASHED: Final = (
+    "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
+    "check ollama server logs for details"
+)
+TOO_LONG: Final = (
+    "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the "
+    "context length in settings, or use a model with a longer context length"
+)
+_OPEN, _CLOSE = "<think>", "</think>"
+# Marks of answer forms that only llama.cpp's own parsers take apart.
+_FOREIGN_FORMS: Final = (
+    "<|channel|>",
+    "<|channel>",
+    "[THINK]",
+    "<|START_THINKING|>",
+    "<seed:think>",
+    "<|inner_prefix|>",
+)
+# The end of a process is told a moment after its connections break.
+_OBITUARY_S: Final = 1.0
+# Pings come every 15 s while a prompt is evaluated.
+_DEADLINES: Final = Deadlines(connect_ms=5_000.0, idle_ms=120_000.0, probe_ms=5_000.0)
+
+
+class LlamaCppLauncher:
+    """Starts children. python: the interpreter that has this package."""
+
+    def __init__(self, clock: Clock, dice: Dice, python: str = sys.executable) -> None:
+        self._clock = clock
+        self._dice = dice
+        self._python = python
+
+    async def launch(self, spec: LaunchSpec) -> "LlamaCppEngine":
+        """Start a child and wait until it answers. Cancelling kills it. Raises: LoadFailed."""
+        api_key = self._dice.token_hex(24)
+        child = await ChildProcess.start(self._python, spec, api_key)
+        session: aiohttp.ClientSession | None = None
+        try:
+            port = await child.port()
+            session = new_session()
+            http = EngineHttp(session, f"http://127.0.0.1:{port}", spec.name, api_key, _DEADLINES)
+            await http.get("/health", wire.health_decoder)
+            props = await http.get("/props", wire.props_decoder)
+        except BaseException as error:
+            if session is not None:
+                await session.close()
+            await child.kill()
+            if isinstance(error, EngineError) and not isinstance(error, LoadFailed):
+                raise LoadFailed(f"model {spec.name} was loaded but its engine does not answer: {error}") from error
+            raise
+        return LlamaCppEngine(spec, child, session, http, props, self._clock, self._dice)
+
+
+class LlamaCppEngine:
+    """A running child; made by the launcher."""
+
+    def __init__(
+        self,
+        spec: LaunchSpec,
+        child: ChildProcess,
+        session: aiohttp.ClientSession,
+        http: EngineHttp,
+        props: wire.Props,
+        clock: Clock,
+        dice: Dice,
+    ) -> None:
+        self._spec = spec
+        self._child = child
+        self._session = session
+        self._http = http
+        self._clock = clock
+        self._dice = dice
+        template = props.chat_template
+        self._has_own_form = any(mark in template for mark in _FOREIGN_FORMS)
+        self._thinks = _CLOSE in template
+        self._writes_calls = props.chat_template_caps.supports_tool_calls
+
+    @property
+    def kind(self) -> EngineKind:
+        """LLAMACPP."""
+        return EngineKind.LLAMACPP
+
+    @property
+    def pid(self) -> int:
+        """Of the child."""
+        return self._child.pid
+
+    async def models(self) -> tuple[EngineModel, ...]:
+        """The one model, if the child is healthy. Raises: EngineUnavailable, EngineTimeout, EngineProtocol."""
+        self._must_be_open()
+        await self._http.get("/health", wire.health_decoder)
+        return (EngineModel(key=names.key(self._spec.name), served_as=self._spec.name, loaded=True),)
+
+    async def generate(self, request: ChatRequest, served_as: str) -> ChunkStream:
+        """Answer. served_as is not looked at: there is one model.
+
+        Raises: EngineError, Unsupported, InputTooLong, InvalidOption.
+        """
+        self._must_be_open()
+        try:
+            async with aclosing(await self._route(request)) as stream:
+                async for chunks in stream:
+                    yield chunks
+        except EngineUnavailable as error:
+            raise await self._obituary(error) from None
+        except EngineRefused as error:
+            if "exceeds the available context size" in str(error):
+                raise InputTooLong(TOO_LONG) from None
+            raise
+
+    async def embed(self, request: EmbedRequest, served_as: str) -> EmbedResult:
+        """Vectors. Raises: Unsupported, InputTooLong, EngineError."""
+        self._must_be_open()
+        try:
+            return await llamacpp_embed.embed(self._http, request, self._spec.ctx_tokens, self._spec.batch_tokens)
+        except EngineUnavailable as error:
+            raise await self._obituary(error) from None
+
+    async def describe(self, served_as: str) -> dict[str, Any] | None:
+        """None: the store describes our own models."""
+        return None
+
+    async def close(self) -> None:
+        """Stop the child (closed lifeline, SIGKILL after 3 s), reap it, drop connections. Idempotent."""
+        await self._child.stop()
+        await self._session.close()
+
+    async def exited(self) -> str:
+        """Returns when the child has ended, with the reason."""
+        return await self._child.ended()
+
+    async def tokenize(self, text: str) -> tuple[int, ...]:
+        """Ids of a piece of text, without special tokens around it."""
+        return (await self._http.post("/tokenize", {"content": text}, wire.tokens_decoder)).tokens
+
+    async def detokenize(self, tokens: tuple[int, ...]) -> str:
+        """Text of ids."""
+        return (await self._http.post("/detokenize", {"tokens": tokens}, wire.content_decoder)).content
+
+    async def _route(self, request: ChatRequest) -> ChunkStream:
+        if request.prompt is not None:
+            return self._complete(request, request.prompt, wire.format_schema(request), None)
+        has_images = any(message.images for message in request.messages)
+        if has_images and not self._spec.projector_path:
+            raise Unsupported("this model does not support images")
+        is_forced = bool(request.tools) and request.tool_choice not in ("auto", "none")
+        if is_forced and not self._writes_calls:
+            return self._forced_call(request)
+        if has_images or self._has_own_form or (request.tools and request.tool_choice != "none"):
+            return self._chat(request)
+        prompt = (await self._http.post("/apply-template", wire.template_body(request), wire.rendered_decoder)).prompt
+        if not self._thinks:
+            return self._complete(request, prompt, wire.format_schema(request), None)
+        is_open = prompt.rstrip().endswith(_OPEN)
+        if request.format and is_open:
+            return self._chat(request)  # it lets the thinking be free and holds the answer to the schema
+        return self._complete(
+            request, prompt, wire.format_schema(request), ThinkingSplitter(_OPEN, _CLOSE, starts_inside=is_open)
+        )
+
+    def _complete(
+        self, request: ChatRequest, prompt: str, schema: dict[str, Any] | None, splitter: ThinkingSplitter | None
+    ) -> ChunkStream:
+        body = wire.completion_body(request, prompt, self._spec.ctx_tokens, schema)
+        top = request.top_logprobs if request.logprobs else -1
+
+        async def prompt_ids() -> tuple[int, ...]:
+            content = {"content": body["prompt"], "add_special": True}
+            return (await self._http.post("/tokenize", content, wire.tokens_decoder)).tokens
+
+        wanted = prompt_ids if request.want_context else None
+        gatherer = CompletionGatherer(self._spec.name, self, splitter, top, wanted)
+        return relay(self._spec.name, self._http.stream("/completion", body), EventSplitter(), gatherer)
+
+    def _chat(self, request: ChatRequest) -> ChunkStream:
+        body = wire.chat_body(request, self._spec.ctx_tokens)
+        top = request.top_logprobs if request.logprobs else -1
+        gatherer = EventGatherer(self._spec.name, self._clock.now_ms, self._call_id, top)
+        return relay(self._spec.name, self._http.stream("/v1/chat/completions", body), EventSplitter(), gatherer)
+
+    async def _forced_call(self, request: ChatRequest) -> ChunkStream:
+        """A call by a model whose template knows none: held to the tools' schemas, then read as JSON."""
+        prompt = (await self._http.post("/apply-template", wire.template_body(request), wire.rendered_decoder)).prompt
+        text = ""
+        ids: tuple[int, ...] = ()
+        async with aclosing(self._complete(request, prompt, wire.forced_call_schema(request), None)) as stream:
+            async for chunks in stream:
+                text += "".join(chunk.text for chunk in chunks)
+                ids += tuple(number for chunk in chunks for number in chunk.token_ids)
+        try:
+            call = wire.call_decoder.decode(text)
+        except msgspec.DecodeError:  # cut by num_predict
+            yield [Chunk(text=text, token_ids=ids), chunks[-1]]
+            return
+        made = ToolCall(id=self._call_id(), index=0, name=call.name, arguments=bytes(call.arguments).decode())
+        yield [Chunk(tool_calls=(made,), token_ids=ids), chunks[-1]]
+
+    def _call_id(self) -> str:
+        return f"call_{self._dice.token_hex(4)}"
+
+    def _must_be_open(self) -> None:
+        if self._child.was_asked:
+            raise EngineUnavailable(f"engine {self._spec.name} was stopped")
+
+    async def _obituary(self, error: EngineUnavailable) -> EngineError:
+        """A broken connection is a crash if the process is dead, or dies within the moment."""
+        try:
+            async with asyncio.timeout(_OBITUARY_S):
+                await self._child.ended()
+        except TimeoutError:
+            return error
+        return error if self._child.was_asked else EngineCrashed(CRASHED)

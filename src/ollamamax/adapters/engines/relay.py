@@ -1,0 +1,72 @@
+"""The loop that all streamed answers run through: bytes, pieces, chunks."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final, Protocol
+
+from ollamamax.adapters.engines.http import closed_early
+from ollamamax.core.errors import EngineError
+from ollamamax.core.types import Chunk
+from ollamamax.ports import ChunkStream
+
+_DRAIN_S: Final = 0.2
+
+
+class Splitter(Protocol):
+    """Cuts bytes into pieces."""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Pieces that `data` completes."""
+        ...
+
+    def finish(self) -> list[bytes]:
+        """What is left at the end."""
+        ...
+
+
+class Gatherer(Protocol):
+    """Makes chunks of pieces."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the final chunk was given."""
+        ...
+
+    async def feed(self, pieces: list[bytes]) -> list[Chunk]:
+        """Chunks of the pieces of one read."""
+        ...
+
+    def finish(self) -> list[Chunk]:
+        """At the end of the stream: the final chunk, if the engine said enough for one."""
+        ...
+
+
+async def relay(name: str, source: AsyncGenerator[bytes, None], splitter: Splitter, gatherer: Gatherer) -> ChunkStream:
+    """One list of chunks per read, as it comes. Raises: EngineUnavailable for a stream without an end."""
+    async with aclosing(source):
+        async for data in source:
+            chunks = await gatherer.feed(splitter.feed(data))
+            if gatherer.is_done:
+                await _drain(source)
+                yield chunks
+                return
+            if chunks:
+                yield chunks
+        chunks = await gatherer.feed(splitter.finish())
+        if not gatherer.is_done:
+            chunks += gatherer.finish()
+        if chunks:
+            yield chunks
+        if not gatherer.is_done:
+            raise closed_early(name)
+
+
+async def _drain(source: AsyncGenerator[bytes, None]) -> None:
+    """Read the end of the body, which follows at once, so that the connection can be used again."""
+    try:
+        async with asyncio.timeout(_DRAIN_S):
+            async for _ in source:
+                continue
+    except (TimeoutError, EngineError):
+        return

@@ -1,0 +1,162 @@
+"""Blobs on disk: `<root>/sha256-<hex>`; old stores may hold `sha256:<hex>` too. All functions here block."""
+
+import hashlib
+import mmap
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+from ollamamax.adapters.storage.files import IncomingFile, explained, sync_directory, write_file
+from ollamamax.core.errors import BlobNotFound, DigestMismatch, StoreError
+from ollamamax.core.modelspec import digests, gguf
+from ollamamax.core.types import GgufFacts
+
+INCOMING_PREFIX: Final = "sha256-incoming-"
+
+_WHOLE: Final = re.compile(r"sha256[:-][0-9a-f]{64}", re.ASCII)
+
+
+class BlobFiles:
+    """The directory of blobs."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, digest: str) -> Path:
+        """Where the blob is or would be. Raises: BadRequest for what is no digest."""
+        dashed = self.root / digests.file_name(digest)
+        if not dashed.exists():
+            old = self.root / digests.normalise(digest)
+            if old.exists():
+                return old
+        return dashed
+
+    def size(self, digest: str) -> int | None:
+        """Bytes, or None if it is not here. Raises: StoreError."""
+        path = self.path(digest)
+        with explained(path):
+            try:
+                return path.stat().st_size
+            except FileNotFoundError:
+                return None
+
+    def touch(self, digest: str) -> bool:
+        """Mark it as used now; False if it is not here."""
+        try:
+            os.utime(self.path(digest))
+        except FileNotFoundError:
+            return False
+        except OSError:  # a store that can't be written still serves
+            return True
+        return True
+
+    def read(self, digest: str, limit_bytes: int) -> bytes:
+        """Raises: BlobNotFound, StoreError."""
+        path = self.path(digest)
+        with explained(path):
+            try:
+                with path.open("rb") as file:
+                    data = file.read(limit_bytes + 1)
+            except FileNotFoundError:
+                raise BlobNotFound(f"blob {digest} is not in the store") from None
+        if len(data) > limit_bytes:
+            raise StoreError(f"blob {digest} is larger than {limit_bytes} bytes, which is too much for its purpose")
+        return data
+
+    def put(self, data: bytes) -> tuple[str, bool]:
+        """(digest, newly created). Raises: StoreError."""
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        if self.touch(digest):
+            return digest, False
+        path = self.path(digest)
+        with explained(path, len(data)):
+            write_file(path, data, INCOMING_PREFIX)
+        return digest, True
+
+    def delete(self, digest: str) -> None:
+        """Raises: StoreError."""
+        path = self.path(digest)
+        with explained(path):
+            try:
+                path.unlink()
+                sync_directory(self.root)
+            except FileNotFoundError:
+                return
+
+    def all(self) -> list[tuple[str, int, int]]:
+        """(digest, bytes, modified_ns) of each whole blob. Raises: StoreError."""
+        found: dict[str, tuple[str, int, int]] = {}
+        with explained(self.root):
+            for entry in self.entries():
+                if is_whole(entry.name):
+                    digest = digests.normalise(entry.name)
+                    status = entry.stat()
+                    found[digest] = (digest, status.st_size, status.st_mtime_ns)
+        return sorted(found.values())
+
+    def entries(self) -> list[os.DirEntry[str]]:
+        """Every file of the directory. Raises: OSError."""
+        try:
+            with os.scandir(self.root) as entries:
+                return [entry for entry in entries if entry.is_file()]
+        except FileNotFoundError:
+            return []
+
+    def facts(self, digest: str, whole_arrays: bool) -> GgufFacts:
+        """Raises: BlobNotFound, GgufError, StoreError."""
+        path = self.path(digest)
+        with explained(path):
+            try:
+                with path.open("rb") as file:
+                    return _facts(file.fileno(), whole_arrays)
+            except FileNotFoundError:
+                raise BlobNotFound(f"blob {digest} is not in the store") from None
+
+
+class IncomingBlob:
+    """A blob on its way in: hashed while it is written, refused if it is not what its digest says."""
+
+    def __init__(self, files: BlobFiles, digest: str) -> None:
+        """Raises: StoreError."""
+        self._digest = digests.normalise(digest)
+        self._target = files.path(digest)
+        self._hash = hashlib.sha256()
+        self._size = 0
+        with explained(self._target):
+            self._file = IncomingFile(files.root, INCOMING_PREFIX)
+
+    def write(self, data: bytearray) -> None:
+        """Raises: DiskFull, StoreError."""
+        self._size += len(data)
+        self._hash.update(data)
+        with explained(self._target, self._size):
+            self._file.write(data)
+
+    def commit(self) -> bool:
+        """False if another writer brought the same blob first. Raises: DigestMismatch, StoreError."""
+        got = f"sha256:{self._hash.hexdigest()}"
+        if got != self._digest:
+            raise DigestMismatch(f'digest mismatch, expected "{self._digest}", got "{got}"')
+        if self._target.exists():
+            return False
+        with explained(self._target, self._size):
+            self._file.commit(self._target)
+        return True
+
+    def close(self) -> None:
+        """Nothing remains of what was not committed."""
+        self._file.abort()
+
+
+def is_whole(name: str) -> bool:
+    """Whether a file of this name is a blob, and not a part of one."""
+    return _WHOLE.fullmatch(name) is not None
+
+
+def _facts(handle: int, whole_arrays: bool) -> GgufFacts:
+    size = os.fstat(handle).st_size
+    if size == 0:  # mmap has no empty maps
+        return gguf.parse(b"", 0, whole_arrays)
+    with mmap.mmap(handle, 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
+        return gguf.parse(view, size, whole_arrays)

@@ -1,0 +1,78 @@
+"""Removing what no model uses: unreferenced blobs and the remains of writes that never ended."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from ollamamax.adapters.storage import manifest_files
+from ollamamax.adapters.storage.blob_files import BlobFiles, is_whole
+from ollamamax.adapters.storage.files import explained
+from ollamamax.adapters.storage.manifest_files import ManifestFiles
+from ollamamax.core.errors import CorruptManifest
+from ollamamax.core.modelspec import digests, manifest
+
+_AGE_NS: Final = 3600 * 10**9
+_log: Final = structlog.get_logger(__name__)
+
+
+def prune(manifests: ManifestFiles, blobs: BlobFiles, root: Path, now_ns: int) -> list[str]:
+    """Remove files older than an hour that nothing refers to, and empty directories of manifests.
+
+    root: of the manifests. Whatever lies below it counts as a manifest, even where a name is invalid; if one of them
+    can't be read, nothing is removed at all, since what it needs is unknown. Returns the removed paths.
+    Raises: StoreError.
+    """
+    with explained(root):
+        files = list(_walk(root))
+        try:
+            used = _used(files)
+        except (OSError, CorruptManifest) as error:
+            _log.warning("nothing is pruned: a manifest can't be read", reason=str(error))
+            return []
+        waste = [path for path in files if _is_remains(path) and _is_old(path, now_ns)]
+        for entry in blobs.entries():
+            unused = digests.normalise(entry.name) not in used if is_whole(entry.name) else _is_blob_part(entry.name)
+            if unused and _is_old(Path(entry.path), now_ns):
+                waste.append(Path(entry.path))
+        for path in waste:
+            path.unlink(missing_ok=True)
+        for directory, _, _ in os.walk(root, topdown=False):
+            manifests.remove_if_empty(Path(directory))
+    return [str(path) for path in waste]
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for directory, _, names in os.walk(root, onerror=_raise):
+        yield from (Path(directory, name) for name in names)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _used(files: list[Path]) -> frozenset[str]:
+    """Raises: OSError, CorruptManifest naming the file."""
+    used: set[str] = set()
+    for path in files:
+        if path.name.startswith("."):
+            continue
+        try:
+            used |= manifest.decode(path.read_bytes()).digests
+        except CorruptManifest as error:
+            raise CorruptManifest(f"{path}: {error}") from error
+    return frozenset(used)
+
+
+def _is_remains(path: Path) -> bool:
+    return path.name.startswith(manifest_files.INCOMING_PREFIX)
+
+
+def _is_blob_part(name: str) -> bool:
+    return name.startswith("sha256")
+
+
+def _is_old(path: Path, now_ns: int) -> bool:
+    return now_ns - path.stat().st_mtime_ns > _AGE_NS

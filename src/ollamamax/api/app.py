@@ -1,0 +1,143 @@
+"""The public ASGI application: guards, paths without parameters by a dict, others by Starlette, the admin API."""
+
+from typing import Final
+
+import structlog
+from starlette.routing import Mount, Route, Router
+from starlette.types import Receive, Scope, Send
+
+from ollamamax.api import inference, models, node
+from ollamamax.api.admin import LazyAdmin
+from ollamamax.api.call import TEXT, Call
+from ollamamax.api.errors import openai_form
+from ollamamax.api.origins import OriginGuard
+from ollamamax.api.ports import ApiConfig, Fleet, Gateway, Library, Readiness, Services
+from ollamamax.api.resource import Resource
+from ollamamax.core.dialects.framing import Stamp
+from ollamamax.core.errors import OllamaMaxError
+from ollamamax.ports import Clock, Dice, Meter, TokenVerifier
+
+_LOG = structlog.get_logger(__name__)
+_REDIRECT_GET: Final = 301
+_REDIRECT_OTHER: Final = 307
+ADMIN_PATH: Final = "/admin/v1"
+_ADMIN_METHODS: Final = ("GET", "HEAD", "POST", "DELETE")
+
+
+class App:
+    """The application. One per listener."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        config = services.config
+        self._guard = OriginGuard(config.origins, config.loopback, config.local_hosts)
+        self._exact = {resource.route: resource for resource in _resources()}
+        self._router = Router(
+            [
+                Route("/api/blobs/{digest}", _BLOB),
+                Route("/v1/models/{model:path}", _OPENAI_MODEL),
+                Mount(ADMIN_PATH, Resource(ADMIN_PATH, dict.fromkeys(_ADMIN_METHODS, LazyAdmin().handle))),
+            ],
+            redirect_slashes=False,
+            default=self._unknown,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request; WebSockets are refused."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        call = Call(scope, receive, send, self._services)
+        scope["call"] = call
+        verdict = self._guard.judge(call.method, call.header(b"host"), call.header(b"origin"))
+        call.extra_headers += verdict.headers
+        if verdict.status:
+            await call.reply(verdict.status)
+        elif (resource := self._exact.get(call.path)) is not None:
+            await resource(scope, receive, send)
+        else:
+            await self._router(scope, receive, send)
+        _LOG.debug(
+            "request",
+            method=call.method,
+            path=call.path,
+            status=call.status,
+            ms=round(call.elapsed_ns() / 1e6, 3),
+            request_id=call.request_id,
+        )
+
+    def abort_all(self, reason: OllamaMaxError) -> None:
+        """End all answers that are being sent with that error."""
+        for answer in tuple(self._services.live):
+            answer.abort(reason)
+
+    async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call: Call = scope["call"]
+        path = call.path.rstrip("/")
+        resource = self._exact.get(path)
+        if resource is None or call.method not in resource.methods:
+            await call.reply(404, b"404 page not found", TEXT)
+            return
+        query = scope["query_string"]
+        location = path.encode() + (b"?" + query if query else b"")
+        status = _REDIRECT_GET if call.method == "GET" else _REDIRECT_OTHER
+        await call.reply(status, headers=[(b"location", location)])
+
+
+def create_app(
+    *,
+    gateway: Gateway,
+    library: Library,
+    fleet: Fleet,
+    meter: Meter,
+    clock: Clock,
+    dice: Dice,
+    verifier: TokenVerifier,
+    readiness: Readiness,
+    version: str,
+    config: ApiConfig,
+) -> App:
+    """The application over its services. version: dotted numbers, as clients parse it."""
+    return App(
+        Services(
+            gateway=gateway,
+            library=library,
+            fleet=fleet,
+            meter=meter,
+            clock=clock,
+            dice=dice,
+            verifier=verifier,
+            readiness=readiness,
+            version=version,
+            config=config,
+            stamp=Stamp(),
+            started_ms=clock.now_ms(),
+            live=set(),
+        )
+    )
+
+
+_BLOB: Final = Resource("/api/blobs/:digest", {"HEAD": models.has_blob, "POST": models.put_blob})
+_OPENAI_MODEL: Final = Resource("/v1/models/:model", {"GET": models.openai_model}, openai_form)
+
+
+def _resources() -> list[Resource]:
+    """All paths without parameters; the hot ones are the same lookup as the rest."""
+    return [
+        Resource("/api/chat", {"POST": inference.chat}, metered=True),
+        Resource("/api/generate", {"POST": inference.generate}, metered=True),
+        Resource("/v1/chat/completions", {"POST": inference.chat_completion}, openai_form, metered=True),
+        Resource("/api/embed", {"POST": inference.embed}, metered=True),
+        Resource("/", {"GET": node.banner, "HEAD": node.banner}, public=True),
+        Resource("/healthz", {"GET": node.healthy, "HEAD": node.healthy}, public=True),
+        Resource("/readyz", {"GET": node.ready, "HEAD": node.ready}, public=True),
+        Resource("/metrics", {"GET": node.metrics}),
+        Resource("/api/version", {"GET": node.version, "HEAD": node.version}),
+        Resource("/api/tags", {"GET": models.tags, "HEAD": models.tags}),
+        Resource("/api/ps", {"GET": models.running}),
+        Resource("/api/show", {"POST": models.show}),
+        Resource("/api/copy", {"POST": models.copy}),
+        Resource("/api/delete", {"DELETE": models.delete}),
+        Resource("/api/create", {"POST": models.create}),
+        Resource("/v1/models", {"GET": models.openai_models}, openai_form),
+    ]

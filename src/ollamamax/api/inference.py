@@ -1,0 +1,71 @@
+"""Handlers that answer with a model: /api/chat, /api/generate, /api/embed, /v1/chat/completions."""
+
+from typing import Final
+
+from ollamamax.api.call import Call
+from ollamamax.api.streaming import Watch, answer
+from ollamamax.api.wording import missing_model
+from ollamamax.core.dialects import ollama, openai
+from ollamamax.core.dialects.framing import NDJSON_TYPE, SSE_TYPE
+from ollamamax.core.dialects.ollama_answers import OllamaAnswer, embeddings
+from ollamamax.core.dialects.openai_answers import OpenAiAnswer
+from ollamamax.core.errors import InvalidName, ModelNotFound
+from ollamamax.core.types import ChatRequest
+
+_NDJSON: Final = NDJSON_TYPE.encode()
+_SSE: Final = SSE_TYPE.encode()
+_COMPLETION_IDS: Final = 999
+
+
+async def chat(call: Call) -> None:
+    """POST /api/chat."""
+    await _ollama(call, ollama.chat_request(await call.body()), is_chat=True)
+
+
+async def generate(call: Call) -> None:
+    """POST /api/generate."""
+    await _ollama(call, ollama.generate_request(await call.body()), is_chat=False)
+
+
+async def _ollama(call: Call, request: ChatRequest, is_chat: bool) -> None:
+    # To load or unload is no conversation: one object, even to those who want a stream.
+    streamed = request.stream and (bool(request.messages) or request.prompt is not None)
+    writer = OllamaAnswer(request.model, is_chat, call.services.stamp)
+    await _answer(call, request, writer, _NDJSON if streamed else b"")
+
+
+async def chat_completion(call: Call) -> None:
+    """POST /v1/chat/completions."""
+    asked = openai.chat_completion(await call.body())
+    request = asked.request
+    writer = OpenAiAnswer(
+        request.model,
+        f"chatcmpl-{int(call.services.dice.random() * _COMPLETION_IDS)}",
+        call.services.clock.wall_ns() // 1_000_000_000,
+        asked.include_usage,
+    )
+    await _answer(call, request, writer, _SSE if request.stream else b"")
+
+
+async def _answer(call: Call, request: ChatRequest, writer: OllamaAnswer | OpenAiAnswer, stream_type: bytes) -> None:
+    if not request.model:
+        raise ModelNotFound("model '' not found")
+    call.handed_over = True
+    try:
+        await answer(call, call.services.gateway.chat(call.context, request), writer, stream_type)
+    except (InvalidName, ModelNotFound):
+        raise missing_model(request.model, "model '{}' not found") from None
+
+
+async def embed(call: Call) -> None:
+    """POST /api/embed."""
+    request = ollama.embed_request(await call.body())
+    if not request.model:
+        raise ModelNotFound("model '' not found")
+    call.handed_over = True
+    try:
+        async with Watch(call):
+            result = await call.services.gateway.embed(call.context, request)
+    except (InvalidName, ModelNotFound):
+        raise missing_model(request.model, 'model "{}" not found, try pulling it first') from None
+    await call.reply(200, embeddings(request.model, result, call.elapsed_ns()))

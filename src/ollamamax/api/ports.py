@@ -1,0 +1,162 @@
+"""What the API needs of the services, as Protocols, and how it is configured."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from ollamamax.core.dialects.framing import Stamp
+from ollamamax.core.errors import OllamaMaxError
+from ollamamax.core.types import (
+    AttachedEngine,
+    ChatRequest,
+    CreateRequest,
+    EmbedRequest,
+    EmbedResult,
+    LoadedModel,
+    ModelRecord,
+    Options,
+    Progress,
+    RequestContext,
+)
+from ollamamax.ports import ChunkStream, Clock, Dice, Meter, TokenVerifier
+
+
+class Gateway(Protocol):
+    """Admission, routing and dispatch. Writes one Outcome for each request that it is given."""
+
+    def authorize(self, context: RequestContext, action: str, subject: str) -> None:
+        """action: "read", "infer", "manage_models" or "manage_engines". Raises: Forbidden."""
+        ...
+
+    def chat(self, context: RequestContext, request: ChatRequest) -> ChunkStream:
+        """Answer; authorizes "infer" itself."""
+        ...
+
+    async def embed(self, context: RequestContext, request: EmbedRequest) -> EmbedResult:
+        """Embed; authorizes "infer" itself."""
+        ...
+
+    def load(self) -> tuple[int, int]:
+        """Requests waiting for admission, and admitted."""
+        ...
+
+    def explain(self, model: str) -> Any:
+        """Where a request for the model would go now, and why: data that msgspec can encode. Raises: ModelNotFound."""
+        ...
+
+
+class Library(Protocol):
+    """The models of this node's store."""
+
+    async def show(
+        self, model: str, verbose: bool = False, system: str | None = None, options: Options | None = None
+    ) -> dict[str, Any]:
+        """Raises: InvalidName, ModelNotFound, StoreError."""
+        ...
+
+    def create(self, request: CreateRequest) -> AsyncGenerator[Progress, None]:
+        """Steps of the work, the last one "success"."""
+        ...
+
+    async def copy(self, source: str, destination: str) -> None:
+        """Raises: InvalidName, ModelNotFound, StoreError."""
+        ...
+
+    async def delete(self, model: str) -> None:
+        """Raises: InvalidName, ModelNotFound, StoreError."""
+        ...
+
+    async def has_blob(self, digest: str) -> bool:
+        """Whether a whole blob of that digest is here."""
+        ...
+
+    async def put_blob(self, digest: str, body: AsyncIterator[bytes]) -> bool:
+        """Store it; False if it was here already. Raises: DigestMismatch, StoreError."""
+        ...
+
+
+class Fleet(Protocol):
+    """All engines: those of this node and the attached ones."""
+
+    async def records(self) -> Sequence[ModelRecord]:
+        """All models that can be asked for."""
+        ...
+
+    async def running(self) -> Sequence[LoadedModel]:
+        """All models in memory."""
+        ...
+
+    async def describe(self, model: str) -> dict[str, Any] | None:
+        """What /api/show says of a model that only attached engines have; None if none has it."""
+        ...
+
+    async def local_changed(self) -> None:
+        """The store's models have changed."""
+        ...
+
+    async def add(self, engine: AttachedEngine) -> None:
+        """Attach. Raises: BadRequest, Conflict, StoreError."""
+        ...
+
+    async def remove(self, name: str) -> None:
+        """Detach. Raises: EngineNotFound, StoreError."""
+        ...
+
+    def statuses(self) -> Sequence[Any]:
+        """Facts of each engine, without its key: data that msgspec can encode."""
+        ...
+
+
+class Readiness(Protocol):
+    """Whether this node wants requests."""
+
+    async def reasons(self) -> Sequence[str]:
+        """Why not: starting, draining, the store can't be used. Empty = ready."""
+        ...
+
+
+class Abortable(Protocol):
+    """An answer that is being sent."""
+
+    def abort(self, reason: OllamaMaxError) -> None:
+        """End it with that error."""
+        ...
+
+
+class ApiConfig(Struct, frozen=True, kw_only=True):
+    """How the listener behaves.
+
+    max_body_bytes: of JSON bodies; blobs have no limit.  body_timeout_ms: for a JSON body to arrive whole, and for
+    the next piece of a blob.  stall_timeout_ms: a client that reads nothing for as long counts as gone.
+    origins: allowed ones besides the local ones, at most one `*` in each.  loopback: bound to a loopback address,
+    so that Host is checked.  local_hosts: this machine's names and interface addresses, allowed as Host.
+    """
+
+    max_body_bytes: int = 64 << 20
+    body_timeout_ms: int = 30_000
+    stall_timeout_ms: int = 120_000
+    origins: tuple[str, ...] = ()
+    loopback: bool = True
+    local_hosts: frozenset[str] = frozenset()
+
+
+class Services(Struct, frozen=True, kw_only=True):
+    """All that handlers work with.
+
+    started_ms: monotonic, when the node began.  live: answers that are being sent; mutated by those who send them.
+    """
+
+    gateway: Gateway
+    library: Library
+    fleet: Fleet
+    meter: Meter
+    clock: Clock
+    dice: Dice
+    verifier: TokenVerifier
+    readiness: Readiness
+    version: str
+    config: ApiConfig
+    stamp: Stamp
+    started_ms: float
+    live: set[Abortable]

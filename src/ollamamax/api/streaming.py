@@ -1,0 +1,181 @@
+"""Answers that come in pieces: what the client gets, and what ends them early."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
+from types import TracebackType
+from typing import Any, Final, Protocol
+
+import structlog
+
+from ollamamax.api.call import JSON, Call
+from ollamamax.api.errors import text_of
+from ollamamax.core.dialects.gathering import Gatherer
+from ollamamax.core.errors import ClientGone, EngineUnavailable, OllamaMaxError
+from ollamamax.core.types import Chunk
+from ollamamax.ports import ChunkStream
+
+_LOG = structlog.get_logger(__name__)
+_LAST_WORD_S: Final = 5.0
+_CUT_SHORT: Final = "the answer ended before it was complete"
+
+
+class Writer(Protocol):
+    """One answer in a dialect: core/dialects/*_answers.py."""
+
+    def frames(self, chunks: Sequence[Chunk], wall_ns: int, elapsed_ns: int) -> bytes:
+        """Some chunks, streamed."""
+        ...
+
+    def whole(self, chunk: Chunk, wall_ns: int, elapsed_ns: int) -> bytes:
+        """All of it, not streamed."""
+        ...
+
+    def error(self, text: str) -> bytes:
+        """The last frame of an answer that failed on the way."""
+        ...
+
+    def end(self) -> bytes:
+        """What follows the last chunk."""
+        ...
+
+
+class Watch:
+    """Ends the task that answers a call once the client is gone, reads nothing, or the node stops.
+
+    Used as a context: inside it the task is cancelled, and leaving it raises the reason.
+    """
+
+    __slots__ = ("_call", "_closed", "_reason", "_seen", "_sent", "_stall_s", "_task", "_timer", "_watcher", "_writing")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._stall_s = call.services.config.stall_timeout_ms / 1000
+        self._reason: OllamaMaxError | None = None
+        self._closed = False
+        self._seen = 0
+        self._sent = 0
+        self._writing = False
+
+    async def __aenter__(self) -> "Watch":
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None, "a call is answered by a task"
+        self._task = task
+        self._watcher = loop.create_task(self._until_gone())
+        self._timer = loop.call_later(self._stall_s, self._look)
+        self._call.services.live.add(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # From here on abort() does nothing, so no cancellation of ours can hit the awaits below.
+        self._closed = True
+        self._call.services.live.discard(self)
+        self._timer.cancel()
+        self._watcher.cancel()
+        expected = self._reason is not None and self._task.uncancel() == 0 and kind is asyncio.CancelledError
+        try:
+            await self._watcher
+        except asyncio.CancelledError:
+            if self._task.cancelling():
+                raise
+        if expected and self._reason is not None:
+            raise self._reason from None
+
+    def abort(self, reason: OllamaMaxError) -> None:
+        """End the answer with `reason`. Only the first one counts."""
+        if self._reason is None and not self._closed and not self._call.finished:
+            self._reason = reason
+            self._task.cancel()
+
+    async def _until_gone(self) -> None:
+        while (await self._call.receive())["type"] != "http.disconnect":
+            pass
+        self.abort(ClientGone("the client closed its connection"))
+
+    async def write(self, body: bytes) -> None:
+        """A piece of the reply. Waits while the client does not read, but not for ever."""
+        self._writing = True
+        await self._call.send({"type": "http.response.body", "body": body, "more_body": True})
+        self._writing = False
+        self._sent += 1
+
+    def _look(self) -> None:
+        if self._writing and self._sent == self._seen:
+            self.abort(ClientGone("the client stopped reading"))
+            return
+        self._seen = self._sent
+        self._timer = asyncio.get_running_loop().call_later(self._stall_s, self._look)
+
+
+async def watched(
+    call: Call,
+    source: AsyncGenerator[Any, None],
+    error_frame: Callable[[str], bytes],
+    work: Callable[[Watch], Awaitable[None]],
+) -> None:
+    """Let `work` send what `source` gives, and close it whatever happens.
+
+    Until the reply has begun errors are raised; after that they become its last frame. Raises: ClientGone.
+    """
+    try:
+        async with aclosing(source), Watch(call) as watch:
+            await work(watch)
+    except ClientGone:
+        raise
+    except Exception as error:
+        if not call.status:
+            raise
+        await _last_word(call, error, error_frame)
+
+
+async def answer(call: Call, chunks: ChunkStream, writer: Writer, stream_type: bytes) -> None:
+    """Send an answer. stream_type: its content type if it is to be streamed, b"" if it is to be sent whole.
+
+    Raises: ClientGone, and whatever `chunks` raises before the first chunk.
+    """
+
+    async def work(watch: Watch) -> None:
+        if stream_type:
+            await _stream(call, chunks, writer, stream_type, watch)
+        else:
+            await _whole(call, chunks, writer)
+
+    await watched(call, chunks, writer.error, work)
+
+
+async def _stream(call: Call, chunks: ChunkStream, writer: Writer, stream_type: bytes, watch: Watch) -> None:
+    wall_ns, now_ms, arrived_ms = call.services.clock.wall_ns, call.services.clock.now_ms, call.arrived_ms
+    frames = writer.frames
+    complete = False
+    async for batch in chunks:
+        body = frames(batch, wall_ns(), int((now_ms() - arrived_ms) * 1e6))
+        if not call.status:
+            await call.start(200, stream_type)
+        if body:
+            await watch.write(body)
+        if batch and batch[-1].done_reason:
+            complete = True
+    if not complete:
+        raise EngineUnavailable(_CUT_SHORT)
+    await call.write(writer.end(), more=False)
+
+
+async def _whole(call: Call, chunks: ChunkStream, writer: Writer) -> None:
+    gatherer = Gatherer()
+    async for batch in chunks:
+        gatherer.add(batch)
+    whole = gatherer.whole()
+    if whole is None:
+        raise EngineUnavailable(_CUT_SHORT)
+    await call.reply(200, writer.whole(whole, call.services.clock.wall_ns(), call.elapsed_ns()), JSON)
+
+
+async def _last_word(call: Call, error: BaseException, frame: Callable[[str], bytes]) -> None:
+    if not isinstance(error, OllamaMaxError):
+        _LOG.error("internal error", request_id=call.request_id, path=call.path, exc_info=error)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LAST_WORD_S):
+            await call.write(frame(text_of(error, call.request_id)), more=False)

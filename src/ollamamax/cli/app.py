@@ -1,0 +1,80 @@
+"""The program `ollamamax`: its commands, and how errors end it."""
+
+import sys
+from typing import Annotated, Final
+
+import typer
+
+from ollamamax import __version__
+from ollamamax.cli.commands import config, cp, create, demo, engine, ps, rm, run, serve, show, stop, version
+from ollamamax.cli.commands import list as list_command
+from ollamamax.cli.errors import CliError
+from ollamamax.core.errors import OllamaMaxError, SettingsError
+
+INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+app = typer.Typer(
+    name="ollamamax",
+    help="Many unequal machines, one Ollama.",
+    epilog="Try: ollamamax demo. Commands talk to the node that OLLAMA_HOST names, else to the one on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("serve")(serve.command)
+app.command("start", hidden=True)(serve.command)
+app.command("run")(run.command)
+app.command("list")(list_command.command)
+app.command("ls", hidden=True)(list_command.command)
+app.command("ps")(ps.command)
+app.command("show")(show.command)
+app.command("create")(create.command)
+app.command("cp")(cp.command)
+app.command("rm")(rm.command)
+app.command("stop")(stop.command)
+app.add_typer(engine.app, name="engine")
+app.add_typer(config.app, name="config")
+app.command("demo")(demo.command)
+app.command("version")(version.command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"ollamamax version is {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", "-v", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Many unequal machines, one Ollama."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and exit: 0, 1 for an error, 2 for wrong usage or settings, 130 after Ctrl-C."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(_with_plain_think(words), prog_name="ollamamax")
+    except (CliError, OllamaMaxError) as error:
+        sys.stderr.write(f"Error: {error}\n")
+        sys.exit(_exit_code(error))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _exit_code(error: CliError | OllamaMaxError) -> int:
+    if isinstance(error, CliError):
+        return error.exit_code
+    return 2 if isinstance(error, SettingsError) else 1
+
+
+def _with_plain_think(words: list[str]) -> list[str]:
+    """`--think` alone means true: Ollama's option takes a value only behind an equals sign."""
+    end = words.index("--") if "--" in words else len(words)
+    return ["--think=true" if word == "--think" else word for word in words[:end]] + words[end:]

@@ -1,0 +1,42 @@
+"""`ollamamax create`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="Name of the new model.")],
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="The Modelfile. [Modelfile, else FROM .]", metavar="FILE")
+    ] = None,
+    quantize: Annotated[str, typer.Option("--quantize", "-q", help="Quantise to this type, e.g. q8_0.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON when it is done, and no progress.")] = False,
+) -> None:
+    """Make a model from a Modelfile: from GGUF files, or from another model.
+
+    \b
+    A Modelfile, next to llama.gguf:
+      FROM ./llama.gguf
+      SYSTEM You answer in one sentence.
+      PARAMETER temperature 0.2
+
+    \b
+    Examples:
+      ollamamax create mine
+      ollamamax create mine -f path/to/Modelfile
+    """
+    from ollamamax.cli.building import create, read_plan
+    from ollamamax.cli.client import connect
+    from ollamamax.cli.output import print_json
+    from ollamamax.cli.progress import ProgressView
+
+    plan = read_plan(file)
+    for warning in plan.modelfile.warnings:
+        sys.stderr.write(f"Warning: {warning}\n")
+    with connect() as client, ProgressView(quiet=as_json) as view:
+        done = create(client, model, plan, quantize=quantize, view=view)
+    if as_json:
+        print_json(done | {"model": model})

@@ -1,0 +1,87 @@
+"""`ollamamax serve`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def command(
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [127.0.0.1]")] = None,
+    port: Annotated[str | None, typer.Option(help="Port to listen on; 0 picks one. [11434]")] = None,
+    home: Annotated[str | None, typer.Option(help="Directory of the node's data. [~/.ollamamax]")] = None,
+    models: Annotated[str | None, typer.Option(help="Model store. [~/.ollama/models if it exists]")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings file. [config.toml in the home]", metavar="FILE")
+    ] = None,
+    origins: Annotated[str | None, typer.Option(help="Origins that browsers may call from, comma-separated.")] = None,
+    keep_alive: Annotated[str | None, typer.Option(help="How long unused models stay in memory. [5m]")] = None,
+    max_loaded_models: Annotated[str | None, typer.Option(help="Models in memory at once. [automatic]")] = None,
+    num_parallel: Annotated[str | None, typer.Option(help="Requests per model at once. [automatic]")] = None,
+    context_length: Annotated[str | None, typer.Option(help="Default context in tokens. [automatic]")] = None,
+    max_queue: Annotated[str | None, typer.Option(help="Requests that may wait. [512]")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. [info]")] = None,
+    log_format: Annotated[str | None, typer.Option(help="console or json.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting; repeat it.", metavar="KEY=VALUE")
+    ] = None,
+    exit_on_stdin_close: Annotated[bool, typer.Option("--exit-on-stdin-close", hidden=True)] = False,
+) -> None:
+    """Start a node on this machine and serve until Ctrl-C.
+
+    \b
+    Settings come from flags, OLLAMAMAX_* and OLLAMA_* variables and a TOML file, in this order;
+    `ollamamax config show` prints what holds. All are explained in docs/settings.md.
+
+    \b
+    Examples:
+      ollamamax serve
+      ollamamax serve --host 0.0.0.0 --keep-alive 1h
+      ollamamax serve --set engine.kv_cache_type=q8_0
+    """
+    flags: dict[str, Any] = {
+        "listen.host": host,
+        "listen.port": port,
+        "listen.origins": origins,
+        "home": home,
+        "models": models,
+        "engine.keep_alive": keep_alive,
+        "engine.max_loaded_models": max_loaded_models,
+        "engine.num_parallel": num_parallel,
+        "engine.context_length": context_length,
+        "queue.max_queue": max_queue,
+        "log.level": log_level,
+        "log.format": log_format,
+    }
+    raise typer.Exit(_serve(flags | _assigned(assignments or [], flags), config, exit_on_stdin_close))
+
+
+def _assigned(assignments: list[str], flags: dict[str, Any]) -> dict[str, str]:
+    """What --set says. Raises: SettingsError for a form that is none, or a key that was given twice."""
+    from ollamamax.core.errors import SettingsError
+
+    assigned: dict[str, str] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {text}: write --set KEY=VALUE, e.g. --set engine.kv_cache_type=q8_0")
+        if key in assigned or flags.get(key) is not None:
+            raise SettingsError(f"--set {text}: {key} is given twice")
+        assigned[key] = value
+    return assigned
+
+
+def _serve(flags: dict[str, Any], config: Path | None, exit_on_stdin_close: bool) -> int:
+    from ollamamax.settings import load
+
+    loaded = load(flags, os.environ, config=config)
+    from ollamamax.main import run_node
+
+    return run_node(loaded, ready=_announce, exit_on_stdin_close=exit_on_stdin_close)
+
+
+def _announce(address: str) -> None:
+    sys.stdout.write(f"OllamaMax is listening on {address}\n")
+    sys.stdout.flush()

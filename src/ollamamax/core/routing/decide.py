@@ -1,0 +1,114 @@
+"""Which engines can answer a request, in which order, and why."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from ollamamax.core.routing.filters import NO_MODEL, free_slots, slots_for, why_out
+from ollamamax.core.routing.policies import LeastWork, Policy
+from ollamamax.core.routing.predict import RequestFacts, RoutingConfig, predict
+from ollamamax.core.routing.scorers import SCORERS, Candidate
+from ollamamax.core.types import EngineFacts, FleetSnapshot
+
+DEFAULT_POLICY: Final = LeastWork()
+
+
+class Ranked(Struct, frozen=True):
+    """An engine that can answer. has_room: it has a free slot now; else the request must wait for one.
+
+    scores: by scorer, in [0, 1].  ttft_ms: predicted, with the wait for a slot and for loading.
+    """
+
+    engine_id: str
+    served_as: str
+    tier: int
+    is_loaded: bool
+    has_room: bool
+    ttft_ms: float
+    tpot_ms: float
+    scores: dict[str, float]
+
+
+class FilteredOut(Struct, frozen=True):
+    """An engine that can't answer, and why."""
+
+    engine_id: str
+    reason: str
+
+
+class Decision(Struct, frozen=True):
+    """ranked: best first.  out: in the order of the snapshot."""
+
+    request: RequestFacts
+    ranked: tuple[Ranked, ...]
+    out: tuple[FilteredOut, ...]
+
+    @property
+    def best(self) -> Ranked | None:
+        """The first choice, None if no engine can answer."""
+        return self.ranked[0] if self.ranked else None
+
+    @property
+    def is_nowhere(self) -> bool:
+        """No engine has the model, reachable or not."""
+        return not self.ranked and all(one.reason == NO_MODEL for one in self.out)
+
+    def explain(self) -> str:
+        """One line for the request and one per engine, for people."""
+        request = self.request
+        lines = [
+            f"{request.model_key}: about {request.prompt_tokens} prompt tokens and {request.output_tokens} of output"
+        ]
+        for place, one in enumerate(self.ranked, 1):
+            scores = " ".join(f"{name}={score:.2f}" for name, score in one.scores.items())
+            lines.append(
+                f"{place}. {one.engine_id}: {'loaded' if one.is_loaded else 'not loaded'}, "
+                f"{'a slot is free' if one.has_room else 'no slot is free'}, first token in about {one.ttft_ms:.0f} ms, "
+                f"then {one.tpot_ms:.0f} ms each; {scores}"
+            )
+        lines += [f"-  {one.engine_id}: {one.reason}" for one in self.out]
+        return "\n".join(lines)
+
+
+def decide(
+    request: RequestFacts,
+    snapshot: FleetSnapshot,
+    excluded: Mapping[str, str],
+    config: RoutingConfig,
+    policy: Policy = DEFAULT_POLICY,
+) -> Decision:
+    """Filter, predict, score, rank. Pure. excluded: engine id -> why it can't be asked, beyond its facts."""
+    candidates: list[Candidate] = []
+    out: list[FilteredOut] = []
+    for facts in snapshot.engines:
+        reason = why_out(facts, request.model_key, excluded)
+        if reason:
+            out.append(FilteredOut(facts.engine_id, reason))
+        else:
+            candidates.append(_candidate(request, facts, config))
+    ranked = tuple(
+        Ranked(
+            engine_id=placed.candidate.engine_id,
+            served_as=placed.candidate.model.served_as,
+            tier=placed.tier,
+            is_loaded=placed.candidate.model.loaded,
+            has_room=placed.candidate.free > 0,
+            ttft_ms=placed.candidate.prediction.ttft_ms,
+            tpot_ms=placed.candidate.prediction.tpot_ms,
+            scores=placed.candidate.scores,
+        )
+        for placed in policy.rank(candidates)
+    )
+    return Decision(request, ranked, tuple(out))
+
+
+def _candidate(request: RequestFacts, facts: EngineFacts, config: RoutingConfig) -> Candidate:
+    model = facts.models[request.model_key]
+    free = free_slots(facts, model)
+    prediction = predict(request, facts, model, free > 0, config)
+    scores: dict[str, float] = {}
+    candidate = Candidate(facts.engine_id, model, slots_for(facts, model), free, prediction, scores)
+    for name, scorer in SCORERS.items():
+        scores[name] = scorer(candidate)
+    return candidate

@@ -1,0 +1,150 @@
+"""Two more engines elsewhere: requests go to the best one, and to another when that fails."""
+
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+from conftest import Node, eventually
+
+
+def attach(node: Node, name: str, url: str, kind: str = "ollama", slots: int = 4) -> None:
+    answer = httpx.post(
+        f"{node.url}/admin/v1/engines", json={"name": name, "kind": kind, "url": url, "slots": slots}, timeout=30
+    )
+    assert answer.status_code == 201, answer.text
+
+
+def ask(node: Node, model: str = "tiny") -> httpx.Response:
+    body = {"model": model, "messages": [{"role": "user", "content": "What is 3 + 4?"}], "stream": False,
+            "options": {"temperature": 0}}  # fmt: skip
+    return httpx.post(f"{node.url}/api/chat", json=body, timeout=60)
+
+
+def reachable(node: Node) -> dict[str, bool]:
+    return {one["name"]: one["reachable"] for one in httpx.get(f"{node.url}/admin/v1/engines").json()["engines"]}
+
+
+def tokens_by_engine(node: Node) -> dict[str, float]:
+    found = {}
+    for line in httpx.get(f"{node.url}/metrics").text.splitlines():
+        if line.startswith("ollamamax_output_tokens_total{"):
+            found[line.split('engine="')[1].split('"')[0]] = float(line.rsplit(" ", 1)[1])
+    return found
+
+
+def test_three_engines_share_the_work_and_one_may_die(new_node: Callable[..., Node]) -> None:
+    main, left, right = new_node(OLLAMA_NUM_PARALLEL="1"), new_node(), new_node()
+    attach(main, "left", left.url)
+    attach(main, "right", right.url)
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda _: ask(main), range(60)))
+    assert all("7" in answer.json()["message"]["content"] for answer in answers)
+    assert set(tokens_by_engine(main)) == {"local", "left", "right"}
+    assert left.process is not None
+    left.process.send_signal(signal.SIGKILL)
+    left.process.wait()
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda _: ask(main), range(60)))
+    assert [answer.status_code for answer in answers] == [200] * 60
+    assert set(reachable(main)) >= {"left", "right"}
+    eventually("the dead engine is shown as out of reach", lambda: not reachable(main)["left"])
+    left.start()
+    eventually("the engine is back", lambda: reachable(main)["left"], 40)
+
+
+def test_attached_engines_survive_a_restart_and_can_be_removed(new_node: Callable[..., Node]) -> None:
+    main, other = new_node(), new_node()
+    httpx.request("DELETE", f"{main.url}/api/delete", json={"model": "tiny"})
+    assert ask(main).status_code == 404
+    attach(main, "other", other.url)
+    assert ask(main).status_code == 200
+    tags = httpx.get(f"{main.url}/api/tags").json()["models"]
+    assert [row["name"] for row in tags] == ["tiny:latest"]
+    assert main.stop() == 0
+    main.start()
+    eventually("the engine's model answers again", lambda: ask(main).status_code == 200)
+    assert httpx.delete(f"{main.url}/admin/v1/engines/other").status_code == 204
+    assert httpx.delete(f"{main.url}/admin/v1/engines/other").status_code == 404
+    assert ask(main).status_code == 404
+
+
+@pytest.fixture
+def rogue() -> Iterator[tuple[str, list[str]]]:
+    """An Ollama-shaped server that lists `tiny` as loaded and misbehaves as the last entry of the list says."""
+    behaviour = ["garbage"]
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def reply(self, body: bytes, status: int = 200) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            model = {"name": "tiny:latest", "model": "tiny:latest", "size": 1, "digest": "0" * 64, "details": {},
+                     "modified_at": "2026-01-01T00:00:00Z", "expires_at": "2036-01-01T00:00:00Z", "size_vram": 0}  # fmt: skip
+            self.reply(json.dumps({"models": [model], "version": "0.12.0"}).encode())
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            mode = behaviour[-1]
+            if mode == "garbage":
+                self.reply(b"\x00\xff not json\n")
+            elif mode == "error":
+                self.reply(b'{"error":"broken inside"}', 500)
+            elif mode == "close":
+                self.close_connection = True
+            elif mode == "mid-stream":
+                line = json.dumps({"model": "tiny", "message": {"role": "assistant", "content": "par"}, "done": False})
+                self.send_response(200)
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                payload = line.encode() + b"\n"
+                self.wfile.write(f"{len(payload):x}\r\n".encode() + payload + b"\r\n")
+                self.wfile.flush()
+                self.close_connection = True
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", behaviour
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("mode", ["garbage", "error", "close"])
+def test_before_the_first_token_another_engine_answers(
+    new_node: Callable[..., Node], rogue: tuple[str, list[str]], mode: str
+) -> None:
+    url, behaviour = rogue
+    behaviour.append(mode)
+    main = new_node()
+    attach(main, "rogue", url)
+    answers = [ask(main) for _ in range(6)]
+    assert ["7" in answer.json()["message"]["content"] for answer in answers] == [True] * 6
+    metrics = httpx.get(f"{main.url}/metrics").text
+    assert 'ollamamax_attempts_failed_total{engine="rogue"' in metrics
+
+
+def test_after_the_first_token_the_client_is_told(new_node: Callable[..., Node], rogue: tuple[str, list[str]]) -> None:
+    url, behaviour = rogue
+    behaviour.append("mid-stream")
+    main = new_node()
+    attach(main, "rogue", url)
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+    with httpx.stream("POST", f"{main.url}/api/chat", json=body, timeout=60) as answer:
+        lines = [json.loads(line) for line in answer.iter_lines()]
+    assert lines[0]["message"]["content"] == "par"
+    assert "error" in lines[-1]
+    assert answer.status_code == 200
