@@ -36,6 +36,7 @@ LOCK_FLAGS := --universal --generate-hashes --python-version 3.11 --no-emit-inde
 
 docs: $(VENV)/.ready-dev ## renew the generated pages in docs/
 	$(BIN)/python -m ollamamax.settings_docs
+	$(BIN)/python tools/errors_docs.py
 
 format: $(VENV)/.ready-dev ## format the code
 	$(BIN)/ruff format .

@@ -5,10 +5,34 @@ from __future__ import annotations
 import random
 import re
 import string
+from dataclasses import dataclass
+from pathlib import Path
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 
 Rng = random.Random
+
+
+@dataclass
+class Section:
+    """One meaning of a text file: its answer (empty where a rule makes it) and its phrasings."""
+
+    name: str
+    answer: str
+    phrasings: list[str]
+
+
+def sections(file: str) -> dict[str, Section]:
+    """Read a file of '= name', '> answer' and phrasing lines that lies beside this one."""
+    found: dict[str, Section] = {}
+    for line in Path(__file__).with_name(file).read_text(encoding="utf-8").splitlines():
+        if line.startswith("= "):
+            here = found[line[2:]] = Section(line[2:], "", [])
+        elif line.startswith("> "):
+            here.answer += ("\n" if here.answer else "") + line[2:]
+        elif line and not line.startswith("# "):
+            here.phrasings.append(line)
+    return found
 
 
 def expand(rng: Rng, pattern: str, **values: object) -> str:
@@ -103,8 +127,8 @@ def roughen(rng: Rng, text: str) -> str:
     return _case(rng, _ending(rng, text))
 
 
-_ONSETS = ("b", "c", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "z", "br", "ch", "cl", "fl", "tr")
-_VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "ee", "oo", "ou", "ia")
+_ONSETS = (*"bcdfghjklmnprstvwz", "br", "ch", "cl", "fl", "tr")
+_VOWELS = (*"aeiou", "ai", "ea", "ee", "oo", "ou", "ia")
 _CODAS = ["", "", "", "n", "r", "s", "l", "t", "m", "k", "x", "nd", "rt", "ng", "ck", "sh"]
 
 

@@ -9,7 +9,7 @@ def _pairs(text: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in items}
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
     """Read items separated by commas or new lines."""
     return [item.strip() for item in text.replace("\n", ",").split(",") if item.strip()]
 
@@ -42,7 +42,7 @@ Holland: the Netherlands, Netherlands: the Netherlands, Czechia: the Czech Repub
 United States: the United States, United Kingdom: the United Kingdom, Korea: South Korea
 """)
 
-CITIES = _words("""
+CITIES = words("""
 New York, Chicago, Boston, Seattle, San Francisco, Los Angeles, Miami, Dallas, Denver, Toronto, Vancouver, Montreal
 Sydney, Melbourne, Auckland, Mumbai, Kolkata, Chennai, Shanghai, Hong Kong, Singapore, Osaka, Kyoto, Dubai, Istanbul
 Munich, Hamburg, Cologne, Frankfurt, Zurich, Geneva, Basel, Milan, Naples, Venice, Florence, Turin, Barcelona, Seville
@@ -50,7 +50,7 @@ Valencia, Porto, Lyon, Marseille, Nice, Manchester, Liverpool, Glasgow, Leeds, O
 Krakow, Gdansk, Salzburg, Graz, Bergen, Gothenburg, Lagos, Cape Town, Casablanca, Rio de Janeiro, Sao Paulo
 """)
 
-NAMES = _words("""
+NAMES = words("""
 Anna, Ben, Clara, David, Emma, Felix, Grace, Henry, Ida, Jack, Kate, Leo, Maria, Noah, Olivia, Paul, Quentin, Rosa, Sam
 Tom, Uma, Victor, Wendy, Xavier, Yara, Zoe, Alice, Bob, Carol, Dan, Eve, Frank, Gina, Hugo, Iris, John, Kevin, Laura
 Max, Nina, Oscar, Peter, Rita, Sarah, Tina, Ursula, Vera, Walter, Amir, Bilal, Chen, Deepa, Elif, Fatima, Goran, Hana
@@ -112,22 +112,22 @@ French: Merci, German: Danke, Spanish: Gracias, Italian: Grazie, Portuguese: Obr
 Polish: Dziekuje, Japanese: Arigato, Turkish: Tesekkurler, Hindi: Dhanyavaad, Latin: Gratias, Russian: Spasibo
 """)
 
-DAYS = _words("Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday")
-MONTHS = _words(
+DAYS = words("Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday")
+MONTHS = words(
     "January, February, March, April, May, June, July, August, September, October, November, December",
 )
 
-NUMBER_WORDS = _words("""
+NUMBER_WORDS = words("""
 zero, one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, thirteen, fourteen, fifteen, sixteen
 seventeen, eighteen, nineteen, twenty
 """)
 
-THINGS = _words("""
+THINGS = words("""
 apples, books, cats, pens, balls, cookies, eggs, cars, coins, stones, birds, cups, flowers, oranges, toys, shells, stars
 sweets, fish, pencils, bananas, cards, keys, hats, chairs, marbles, candies, dogs
 """)
 
-TOPICS = _words("""
+TOPICS = words("""
 quantum mechanics, photosynthesis, the French Revolution, the stock market, black holes, the Roman Empire, chess, jazz
 machine learning, climate change, bitcoin, football, basketball, tennis, volcanoes, dinosaurs, vaccines, democracy
 inflation, evolution, gravity, relativity, the Cold War, the Renaissance, opera, ballet, cricket, golf, yoga, karate
@@ -143,7 +143,7 @@ gardening, fishing, hiking, camping, sailing, cycling, swimming, knitting, carpe
 whales, sharks, penguins, bees, ants, mushrooms, orchids, oak trees, coral reefs, rainforests, deserts, glaciers
 """)
 
-PEOPLE = _words("""
+PEOPLE = words("""
 Albert Einstein, Isaac Newton, Marie Curie, Napoleon, Julius Caesar, Cleopatra, Shakespeare, Mozart, Beethoven, Bach
 Leonardo da Vinci, Picasso, Van Gogh, Michael Jordan, Lionel Messi, Roger Federer, Usain Bolt, Taylor Swift, Madonna
 the Beatles, Elvis Presley, Charlie Chaplin, Marilyn Monroe, Tom Hanks, Steven Spielberg, Stephen King, Jane Austen
@@ -153,14 +153,14 @@ Charles Darwin, Galileo, Copernicus, Neil Armstrong, Christopher Columbus, Marco
 Harry Potter, Batman, Superman, Darth Vader, Frodo, James Bond, the king of Spain, the president, the pope, my boss
 """)
 
-PLACES = _words("""
+PLACES = words("""
 Wakanda, Atlantis, Narnia, Gondor, Texas, California, Bavaria, Florida, Ohio, Alaska, Hawaii, Sicily, Catalonia, Tuvalu
 Nauru, Palau, Kiribati, Vanuatu, Bhutan, Brunei, Djibouti, Eritrea, Lesotho, Malawi, Togo, Benin, Gabon, Chad, Niger
 Moldova, Kosovo, Andorra, Monaco, Liechtenstein, San Marino, Oman, Kuwait, Bahrain, Yemen, Fiji, Samoa, Tonga, Mordor
 Quebec, Ontario, Nevada, Utah, Oregon, Kansas, Saxony, Tuscany, Provence, the Moon, Mars, Elbonia, Freedonia, Zubrowka
 """)
 
-ODD_THINGS = _words("""
+ODD_THINGS = words("""
 a car, a house, my shirt, a mirror, water, glass, a dress, your hair, a phone, a book, a table, a door, a bicycle
 my dog, the wind, a bag, a chameleon, a dragon, electricity, a unicorn, time, music, a shoe, the universe, a hat
 my eyes, a bus, a train, a curtain, your favourite shirt, a parrot, a butterfly, a diamond, Tuesday, love, a pencil

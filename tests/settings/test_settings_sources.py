@@ -300,7 +300,7 @@ def test_a_bad_value_in_ollamas_variable(variable: str, text: str, key: str, env
     ("literal", "named", "suggested"),
     [
         ("[listen]\nprot = 1", "listen.prot", "listen.port"),
-        ("[listen.port]\nx = 1\n[listen.x]\ny = 1", "listen.x.y", "known are home"),
+        ("[listen.port]\nx = 1\n[listen.x]\ny = 1", "listen.x.y", "did you mean listen."),
         ("modles = 'x'", "modles", "models"),
         ("[zebra]", "zebra", "known are home"),
     ],

@@ -58,6 +58,11 @@ def _add_error_forms(app: FastAPI) -> None:
         text = text_of(error, _context(request).request_id)
         return JSONResponse({"error": text}, status_of(error), headers)
 
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        # Told here; raised on by FastAPI, and so logged where all unexpected errors are.
+        return JSONResponse({"error": text_of(error, _context(request).request_id)}, status_of(error))
+
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -94,8 +99,8 @@ def _add_engines(app: FastAPI, services: Services) -> None:
         )
         return {"name": engine.name, "kind": engine.kind, "url": engine.url, "slots": engine.slots}
 
-    @app.delete("/engines/{name}")
-    async def detach_engine(request: Request, name: Annotated[str, Path(max_length=64)]) -> dict[str, Any]:
+    @app.delete("/engines/{name:path}")
+    async def detach_engine(request: Request, name: Annotated[str, Path(max_length=256)]) -> dict[str, Any]:
         """Detach an engine; requests that it is answering go on."""
         gateway.authorize(_context(request), "manage_engines", name)
         await fleet.remove(name)

@@ -43,10 +43,8 @@ class App:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one HTTP request; WebSockets are refused."""
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1000})
-            return
+        """Answer one HTTP request."""
+        assert scope["type"] == "http", "the listener offers neither WebSockets nor lifespan"
         call = Call(scope, receive, send, self._services)
         scope["call"] = call
         verdict = self._guard.judge(call.method, call.header(b"host"), call.header(b"origin"))

@@ -5,7 +5,7 @@ import errno
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Final
 
@@ -49,8 +49,7 @@ class Listener:
             if not await self._ended(_LAST_WORDS_S):
                 self._server.force_exit = True
                 self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.wait([self._task])
 
     async def _ended(self, limit_s: float) -> bool:
         done, _ = await asyncio.wait([self._task], timeout=limit_s)

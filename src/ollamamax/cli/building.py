@@ -137,24 +137,27 @@ def _send(client: Client, path: Path, view: ProgressView) -> str:
     """The digest of a file that the server then has."""
     try:
         size_bytes = path.stat().st_size
-        digest = _digest(path, view.bar(f"hashing {path.name}", size_bytes))
+        state = sha256()
+        for piece in _pieces(path, size_bytes, view.bar(f"hashing {path.name}", size_bytes)):
+            state.update(piece)
+        digest = f"sha256:{state.hexdigest()}"
         if not client.has_blob(digest):
-            client.upload(digest, size_bytes, _pieces(path, view.bar(f"sending {path.name}", size_bytes)))
+            advance = view.bar(f"sending {path.name}", size_bytes)
+            client.upload(digest, size_bytes, _pieces(path, size_bytes, advance))
     except OSError as error:
         raise CliError(f"can't read {path}: {error.strerror}") from error
     return digest
 
 
-def _digest(path: Path, advance: Callable[[int], None]) -> str:
-    state = sha256()
-    for piece in _pieces(path, advance):
-        state.update(piece)
-    return f"sha256:{state.hexdigest()}"
-
-
-def _pieces(path: Path, advance: Callable[[int], None]) -> Iterator[bytes]:
-    """A file's content; tells how much was taken."""
+def _pieces(path: Path, size_bytes: int, advance: Callable[[int], None]) -> Iterator[bytes]:
+    """A file's content; tells how much was taken. Raises: CliError if it is no longer of that size."""
+    left = size_bytes
     with path.open("rb") as file:
         while piece := file.read(_PIECE_BYTES):
+            left -= len(piece)
+            if left < 0:
+                break
             yield piece
             advance(len(piece))
+    if left:
+        raise CliError(f"{path} changed while it was read; try again when it is complete")

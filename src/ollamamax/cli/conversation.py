@@ -8,7 +8,7 @@ from ollamamax.cli import attachments
 from ollamamax.cli.client import Client
 from ollamamax.cli.errors import CliError
 from ollamamax.cli.reader import LineSource, unquoted
-from ollamamax.cli.talk import Talk, chat, load, look_up
+from ollamamax.cli.talk import Talk, chat, load, look_up_to_talk
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Conversation:
 
     def switch(self, model: str) -> None:
         """Go on with another model, from the beginning. Raises: CliError; then everything stays as it was."""
-        info = look_up(self.client, model)
+        info = look_up_to_talk(self.client, model)
         talk = Talk(**{**vars(self.talk), "model": model, "capabilities": tuple(info.get("capabilities", ()))})
         load(self.client, talk)
         self.talk, self.info = talk, info

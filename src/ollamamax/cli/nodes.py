@@ -8,16 +8,17 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 import httpx
 
 from ollamamax.cli.errors import CliError
 
-_START_S: Final = 60.0
-_STOP_S: Final = 15.0
-_KILLED_S: Final = 5.0
-_LOG_TAIL_LINES: Final = 15
+_INTERPRETER = sys.executable
+_START_S = 60.0
+_STOP_S = 15.0
+_KILLED_S = 5.0
+_LOG_TAIL_LINES = 15
 
 
 def free_port(preferred: int = 0) -> int:
@@ -55,7 +56,7 @@ class Nodes:
         """Start one on loopback; its URL. It is not ready yet."""
         home = self._folder / name
         home.mkdir()
-        command = [sys.executable, "-m", "ollamamax", "serve", "--exit-on-stdin-close", "--log-format", "console"]
+        command = [_INTERPRETER, "-m", "ollamamax", "serve", "--exit-on-stdin-close", "--log-format", "console"]
         command += ["--host", "127.0.0.1", "--port", str(port), "--home", str(home), "--models", str(home / "models")]
         with self._log(name).open("wb") as log:
             self._children[name] = subprocess.Popen(

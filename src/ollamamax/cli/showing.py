@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -28,7 +28,7 @@ _BURST: Final = (
 )
 _ATTACHED: Final = ("second", "third")
 _ATTACHED_SLOTS: Final = 2
-_SEEN_S: Final = 30.0
+_SEEN_S = 30.0
 
 
 def show(*, once: bool, port: int) -> None:
@@ -47,8 +47,8 @@ def show(*, once: bool, port: int) -> None:
                 console.print(f"\nThat was {url}. Bye.")
                 return
             _show_burst(console, client)
-        _explain(console, url)
         try:
+            _explain(console, url)
             while True:
                 nodes.check()
                 time.sleep(0.5)
@@ -107,11 +107,14 @@ def _until(what: str, condition: Callable[[], bool]) -> None:
 def _answer(client: Client) -> None:
     """Stream one answer, token by token."""
     body = {"model": _MODEL, "messages": [{"role": "user", "content": _QUESTION}], "options": {"temperature": 0}}
+    chunk: dict[str, Any] = {}
     with closing(client.stream("/api/chat", body)) as chunks:
         for chunk in chunks:
             sys.stdout.write(chunk["message"]["content"])
             sys.stdout.flush()
     sys.stdout.write("\n")
+    if not chunk.get("done"):
+        raise CliError("the answer broke off before its end")
 
 
 def _show_burst(console: Console, client: Client) -> None:

@@ -11,6 +11,7 @@ from ollamamax.cli.answer import AnswerPrinter, first_piece, spinner
 from ollamamax.cli.client import Client
 from ollamamax.cli.errors import CliError
 from ollamamax.cli.output import statistics
+from ollamamax.core.modelspec import names
 
 THINK_LEVELS = ("low", "medium", "high", "max")
 
@@ -79,6 +80,22 @@ def look_up(client: Client, model: str, *, verbose: bool = False) -> dict[str, A
             status=404,
         ) from error
     return info
+
+
+def look_up_to_talk(client: Client, model: str) -> dict[str, Any]:
+    """The same; {} for a model that is listed, but of which its engine tells nothing. Raises: CliError."""
+    try:
+        return look_up(client, model)
+    except CliError as error:
+        wanted = names.key(model)
+        if error.status == 404 and any(names.key(listed["name"]) == wanted for listed in _listed(client)):
+            return {}
+        raise
+
+
+def _listed(client: Client) -> list[dict[str, Any]]:
+    models: list[dict[str, Any]] = client.get("/api/tags")["models"]
+    return models
 
 
 def load(client: Client, talk: Talk) -> None:

@@ -58,7 +58,7 @@ class Listen(Section):
     )
     body_timeout_s: Amount = knob(
         30.0,
-        "Longest silence while a request's body arrives; beyond it the answer is 408.",
+        "Longest time for a JSON body to arrive whole, and between two pieces of a blob; beyond it: 408.",
         unit="seconds",
         why="A half-sent body must not hold a connection for ever; slow links still get through.",
         gt=0,
@@ -178,7 +178,7 @@ class Routing(Section):
     )
     first_token_timeout_s: Amount = knob(
         60.0,
-        "Longest wait for an engine's first token, loading aside; then another engine is tried.",
+        "Longest wait for an engine's first token, loading aside, unless its prompt is predicted to take longer.",
         unit="seconds",
         why="Long prompts take tens of seconds on a CPU; dead engines must not take longer.",
         gt=0,
@@ -192,7 +192,7 @@ class Routing(Section):
     )
     retry_ratio: Amount = knob(
         0.2,
-        "Attempts on another engine, as a share of the requests of the last seconds.",
+        "Attempts on another engine, as a share of the requests of the last 10 s.",
         unit="retries per request",
         why="When everything fails, retries must not multiply the load.",
         ge=0,

@@ -95,7 +95,10 @@ def test_the_order_of_fields_is_ollamas() -> None:
 def test_zero_metrics_are_left_out_and_what_took_place_took_time() -> None:
     answer = ollama_answers.OllamaAnswer("m", False, Stamp())
     bare = {"model": "m", "created_at": CREATED, "response": "", "done": True}
-    assert json.loads(answer.whole(Chunk(done_reason="load"), WALL_NS, 9)) == {**bare, "done_reason": "load"}
+    for reason in ("load", "unload"):
+        told = json.loads(answer.whole(Chunk(done_reason=reason, stats=STATS), WALL_NS, 9))
+        assert told == {**bare, "done_reason": reason}
+    assert json.loads(answer.whole(Chunk(done_reason="stop"), WALL_NS, 9)) == {**bare, "done_reason": "stop"}
     nothing = json.loads(answer.whole(Chunk(done_reason="stop", stats=GenerationStats()), WALL_NS, 0))
     assert nothing == {**bare, "done_reason": "stop", "total_duration": 1, "load_duration": 1}
     counted = GenerationStats(prompt_tokens=1, eval_tokens=1)

@@ -55,10 +55,14 @@ def add(
     body = {"name": name or default_name(url), "kind": spoken, "url": url, "slots": slots}
     with connect() as client:
         client.post("/admin/v1/engines", body | ({"api_key": api_key} if api_key else {}))
+        engines = {engine["name"]: engine for engine in client.get("/admin/v1/engines")["engines"]}
     if as_json:
         print_json(body)
     else:
         sys.stdout.write(f"attached '{body['name']}' ({spoken}) at {url} with {slots} slots\n")
+    attached = engines.get(body["name"], {})
+    if not attached.get("reachable", True):
+        sys.stderr.write(f"Warning: the node can't reach it yet: {attached.get('error') or 'no answer'}\n")
 
 
 def _api_key(variable: str, from_stdin: bool) -> str:
@@ -86,12 +90,12 @@ def _api_key(variable: str, from_stdin: bool) -> str:
 
 def default_name(url: str) -> str:
     """A name from a URL's host and port: http://gpu-box:11434 -> gpu-box-11434."""
-    return re.sub(r"[^a-z0-9]+", "-", url.partition("://")[2].partition("/")[0].lower()).strip("-")[:64] or "engine"
+    return re.sub(r"[^a-z0-9.]+", "-", url.partition("://")[2].partition("/")[0].lower()).strip("-.")[:64] or "engine"
 
 
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the attached servers and what they offer."""
+    """List the servers that the node uses and what they offer; `local` is the node's own engine."""
     from ollamamax.cli.client import connect
     from ollamamax.cli.output import print_json, table
 
@@ -104,7 +108,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
         (
             engine["name"],
             engine["kind"],
-            engine["url"],
+            engine.get("url") or "-",
             f"{engine.get('in_flight', 0)}/{engine['slots']}",
             "up" if engine.get("reachable") else f"down: {engine.get('error') or 'no answer'}",
             ", ".join(engine.get("models") or []),

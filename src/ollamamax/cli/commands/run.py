@@ -41,7 +41,7 @@ def command(
     """
     from ollamamax.cli.client import connect
     from ollamamax.cli.errors import CliError
-    from ollamamax.cli.talk import Talk, look_up, parse_format, parse_keep_alive, parse_think
+    from ollamamax.cli.talk import Talk, look_up_to_talk, parse_format, parse_keep_alive, parse_think
 
     talk = Talk(
         model=model,
@@ -56,7 +56,7 @@ def command(
     if as_json and not question:
         raise CliError("--json needs a prompt")
     with connect() as client:
-        info = look_up(client, model)
+        info = look_up_to_talk(client, model)
         talk.capabilities = tuple(info.get("capabilities", ()))
         if question:
             _ask(client, talk, question, dimensions=dimensions, as_json=as_json)

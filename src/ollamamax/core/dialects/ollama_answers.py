@@ -25,6 +25,7 @@ ZoneOffset = Callable[[int], int]
 
 _NS_PER_MS: Final = 1_000_000
 _FOREVER_NS: Final = (1 << 63) - 1
+_NO_ANSWER: Final = ("load", "unload")
 
 
 class OllamaAnswer:
@@ -83,7 +84,7 @@ class OllamaAnswer:
             answer["done_reason"] = chunk.done_reason
         if chunk.context and not self._is_chat:
             answer["context"] = chunk.context
-        if chunk.stats is not None:
+        if chunk.stats is not None and chunk.done_reason not in _NO_ANSWER:
             answer |= _metrics(chunk.stats, elapsed_ns)
         if chunk.logprobs:
             answer["logprobs"] = [logprob(item) for item in chunk.logprobs]

@@ -1,1 +1,1 @@
-"""Which models are in this node's memory."""
+"""Which models are in this node's memory: fit, load, evict, keep alive, restart."""

@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from ollamamax.core.routing.filters import NO_MODEL, free_slots, slots_for, why_out
+from ollamamax.core.routing.filters import NO_MODEL, slots_for, why_out
 from ollamamax.core.routing.policies import LeastWork, Policy
 from ollamamax.core.routing.predict import RequestFacts, RoutingConfig, predict
 from ollamamax.core.routing.scorers import SCORERS, Candidate
@@ -14,7 +14,7 @@ from ollamamax.core.types import EngineFacts, FleetSnapshot
 DEFAULT_POLICY: Final = LeastWork()
 
 
-class Ranked(Struct, frozen=True):
+class Ranked(Struct, frozen=True, gc=False):
     """An engine that can answer. has_room: it has a free slot now; else the request must wait for one.
 
     scores: by scorer, in [0, 1].  ttft_ms: predicted, with the wait for a slot and for loading.
@@ -30,14 +30,14 @@ class Ranked(Struct, frozen=True):
     scores: dict[str, float]
 
 
-class FilteredOut(Struct, frozen=True):
+class FilteredOut(Struct, frozen=True, gc=False):
     """An engine that can't answer, and why."""
 
     engine_id: str
     reason: str
 
 
-class Decision(Struct, frozen=True):
+class Decision(Struct, frozen=True, gc=False):
     """ranked: best first.  out: in the order of the snapshot."""
 
     request: RequestFacts
@@ -64,8 +64,8 @@ class Decision(Struct, frozen=True):
             scores = " ".join(f"{name}={score:.2f}" for name, score in one.scores.items())
             lines.append(
                 f"{place}. {one.engine_id}: {'loaded' if one.is_loaded else 'not loaded'}, "
-                f"{'a slot is free' if one.has_room else 'no slot is free'}, first token in about {one.ttft_ms:.0f} ms, "
-                f"then {one.tpot_ms:.0f} ms each; {scores}"
+                f"{'a slot is free' if one.has_room else 'no slot is free'}, "
+                f"first token in about {one.ttft_ms:.0f} ms, then {one.tpot_ms:.0f} ms each; {scores}"
             )
         lines += [f"-  {one.engine_id}: {one.reason}" for one in self.out]
         return "\n".join(lines)
@@ -88,27 +88,30 @@ def decide(
         else:
             candidates.append(_candidate(request, facts, config))
     ranked = tuple(
-        Ranked(
-            engine_id=placed.candidate.engine_id,
-            served_as=placed.candidate.model.served_as,
-            tier=placed.tier,
-            is_loaded=placed.candidate.model.loaded,
-            has_room=placed.candidate.free > 0,
-            ttft_ms=placed.candidate.prediction.ttft_ms,
-            tpot_ms=placed.candidate.prediction.tpot_ms,
-            scores=placed.candidate.scores,
-        )
-        for placed in policy.rank(candidates)
+        [
+            Ranked(
+                one.engine_id,
+                one.model.served_as,
+                placed.tier,
+                one.model.loaded,
+                one.free > 0,
+                one.prediction.ttft_ms,
+                one.prediction.tpot_ms,
+                one.scores,
+            )
+            for placed in policy.rank(candidates)
+            for one in (placed.candidate,)
+        ]
     )
     return Decision(request, ranked, tuple(out))
 
 
 def _candidate(request: RequestFacts, facts: EngineFacts, config: RoutingConfig) -> Candidate:
     model = facts.models[request.model_key]
-    free = free_slots(facts, model)
-    prediction = predict(request, facts, model, free > 0, config)
+    slots, free = slots_for(facts, model)
+    prediction = predict(request, facts, model, slots, free, config)
     scores: dict[str, float] = {}
-    candidate = Candidate(facts.engine_id, model, slots_for(facts, model), free, prediction, scores)
+    candidate = Candidate(facts.engine_id, model, slots, free, prediction, scores)
     for name, scorer in SCORERS.items():
         scores[name] = scorer(candidate)
     return candidate

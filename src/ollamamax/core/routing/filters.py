@@ -21,13 +21,10 @@ def why_out(facts: EngineFacts, model_key: str, excluded: Mapping[str, str]) -> 
     return excluded.get(facts.engine_id, "")
 
 
-def slots_for(facts: EngineFacts, model: EngineModel) -> int:
-    """Requests for the model that the engine takes at once; at least one."""
-    own = model.slots if facts.busy is not None else 0
-    return max(own or facts.slots, 1)
-
-
-def free_slots(facts: EngineFacts, model: EngineModel) -> int:
-    """How many more requests for the model the engine takes now; never negative."""
-    taken = facts.in_flight if facts.busy is None else facts.busy.get(model.key, 0)
-    return max(slots_for(facts, model) - taken, 0)
+def slots_for(facts: EngineFacts, model: EngineModel) -> tuple[int, int]:
+    """Requests for the model that the engine takes at once (at least one), and how many of these more it takes now."""
+    if facts.busy is None:
+        slots, taken = facts.slots or 1, facts.in_flight
+    else:
+        slots, taken = model.slots or facts.slots or 1, facts.busy.get(model.key, 0)
+    return slots, slots - taken if slots > taken else 0

@@ -12,7 +12,6 @@ from typing import Final
 
 from msgspec import Struct
 
-from ollamamax.core.routing.filters import slots_for
 from ollamamax.core.types import EngineFacts, EngineModel
 
 CHARS_PER_TOKEN: Final = 4
@@ -70,9 +69,9 @@ def prompt_tokens(texts: Iterable[str], images: int = 0) -> int:
 
 
 def predict(
-    request: RequestFacts, facts: EngineFacts, model: EngineModel, has_room: bool, config: RoutingConfig
+    request: RequestFacts, facts: EngineFacts, model: EngineModel, slots: int, free: int, config: RoutingConfig
 ) -> Prediction:
-    """What the request would cost there. has_room: a slot is free now.
+    """What the request would cost there. slots, free: for this model.
 
     ::
 
@@ -84,8 +83,9 @@ def predict(
     """
     tpot_ms = 1000.0 / (facts.decode_tps or config.decode_tps)
     prefill_ms = 1000.0 * request.prompt_tokens / (facts.prefill_tps or config.prefill_tps)
-    left_tokens = max(facts.outstanding_tokens, facts.in_flight * MIN_LEFT_TOKENS)
-    wait_ms = 0.0 if has_room else (left_tokens + request.queued_tokens) / slots_for(facts, model) * tpot_ms
+    least_tokens = facts.in_flight * MIN_LEFT_TOKENS
+    left_tokens = facts.outstanding_tokens if facts.outstanding_tokens > least_tokens else least_tokens
+    wait_ms = 0.0 if free else (left_tokens + request.queued_tokens) / slots * tpot_ms
     load_ms = 0.0 if model.loaded else facts.load_ms or estimated_load_ms(model, config)
     return Prediction(
         wait_ms,

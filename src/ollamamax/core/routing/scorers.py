@@ -12,7 +12,7 @@ HALF_MS: Final = 1000.0
 """The duration that scores one half."""
 
 
-class Candidate(Struct, frozen=True):
+class Candidate(Struct, frozen=True, gc=False):
     """An engine that can be asked. slots, free: for this model.  scores: by scorer, filled in by `decide`."""
 
     engine_id: str
@@ -20,7 +20,7 @@ class Candidate(Struct, frozen=True):
     slots: int
     free: int
     prediction: Prediction
-    scores: dict[str, float] = {}
+    scores: dict[str, float]
 
 
 def residency(candidate: Candidate) -> float:

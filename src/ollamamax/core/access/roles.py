@@ -1,0 +1,26 @@
+"""What can be done, and which role may do what."""
+
+from enum import StrEnum
+from typing import Final
+
+
+class Action(StrEnum):
+    """infer: chat, generate, embed.  read: lists, descriptions, metrics.  manage_models: create, copy, delete, blobs.
+
+    manage_engines: attach and detach engines.
+    """
+
+    INFER = "infer"
+    READ = "read"
+    MANAGE_MODELS = "manage_models"
+    MANAGE_ENGINES = "manage_engines"
+
+
+MUTATING: Final = frozenset({Action.MANAGE_MODELS, Action.MANAGE_ENGINES})
+"""Actions that change something; each decision about one is audited."""
+
+ROLES: Final[dict[str, frozenset[Action]]] = {
+    "admin": frozenset(Action),
+    "user": frozenset({Action.READ, Action.INFER}),
+    "reader": frozenset({Action.READ}),
+}

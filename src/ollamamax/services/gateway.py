@@ -1,0 +1,126 @@
+"""Hops 4 to 11 of a request: may it, admit, look, choose, attempt, stream, learn. One Outcome for each, in any case."""
+
+import asyncio
+
+from msgspec import Struct
+
+from ollamamax.core.access.decide import decide
+from ollamamax.core.access.roles import MUTATING, Action
+from ollamamax.core.errors import Forbidden, ShuttingDown
+from ollamamax.core.routing.decide import Decision
+from ollamamax.core.types import ChatRequest, EmbedRequest, EmbedResult, RequestContext
+from ollamamax.ports import AuditSink, ChunkStream, Clock, Meter
+from ollamamax.services.dispatch import Dispatcher
+from ollamamax.services.router import Router
+from ollamamax.services.trip import Trip
+from ollamamax.services.waiting import WaitingRoom
+
+
+class Explanation(Struct, frozen=True):
+    """Where a request for a model would go now. position: in the queue, 0 = it would start at once."""
+
+    text: str
+    decision: Decision
+    position: int
+    eta_ms: float
+
+
+class Gateway:
+    """What the API talks to."""
+
+    def __init__(
+        self, router: Router, room: WaitingRoom, dispatcher: Dispatcher, audit: AuditSink, meter: Meter, clock: Clock
+    ) -> None:
+        self._router = router
+        self._room = room
+        self._dispatcher = dispatcher
+        self._audit = audit
+        self._meter = meter
+        self._clock = clock
+        self._active = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._is_draining = False
+
+    def authorize(self, context: RequestContext, action: str, subject: str) -> None:
+        """Refusals and changes are audited. action: a value of access.roles.Action. Raises: Forbidden."""
+        known = Action(action)
+        verdict = decide(context.principal, known, subject)
+        if known in MUTATING or not verdict.allowed:
+            self._audit.record(context.principal, action, subject, verdict.allowed, verdict.rule)
+        if not verdict.allowed:
+            raise Forbidden(verdict.rule)
+
+    async def chat(self, context: RequestContext, request: ChatRequest) -> ChunkStream:
+        """Answer. Closing the generator, or cancelling who reads it, cancels down to the engine.
+
+        Raises: Forbidden, ShuttingDown, QueueFull, ModelNotFound, InvalidName, NoCandidate, what engines raise.
+        """
+        trip = self._begin(context, request.model)
+        try:
+            self._check_in(trip)
+            trip.facts = self._router.facts(request)
+            if request.keep_alive_ms == 0 and not request.messages and not request.prompt:
+                yield await self._dispatcher.unload(request, trip)
+                return
+            stream = self._dispatcher.stream(request, trip, await self._room.enter(trip))
+            try:
+                async for read in stream:
+                    yield read
+            finally:
+                await stream.aclose()
+        except BaseException as error:
+            trip.error = error
+            raise
+        finally:
+            self._end(trip)
+
+    async def embed(self, context: RequestContext, request: EmbedRequest) -> EmbedResult:
+        """Embed. Raises: as chat()."""
+        trip = self._begin(context, request.model)
+        try:
+            self._check_in(trip)
+            trip.facts = self._router.facts(request)
+            return await self._dispatcher.embed(request, trip, await self._room.enter(trip))
+        except BaseException as error:
+            trip.error = error
+            raise
+        finally:
+            self._end(trip)
+
+    def load(self) -> tuple[int, int]:
+        """Requests waiting for admission, and admitted."""
+        return self._room.waiting, self._room.running
+
+    def explain(self, model: str) -> Explanation:
+        """Where a request of a few words for the model would go now, and why. Raises: ModelNotFound, InvalidName."""
+        facts = self._router.facts(ChatRequest(model=model))
+        decision, position, eta_ms = self._room.look(facts)
+        if decision.is_nowhere:
+            raise self._router.refusal(model, decision)
+        return Explanation(decision.explain(), decision, position, eta_ms)
+
+    def begin_drain(self) -> None:
+        """Take no new requests; those under way, waiting ones included, go on."""
+        self._is_draining = True
+
+    async def drained(self) -> None:
+        """Return once no request is under way."""
+        await self._idle.wait()
+
+    def _begin(self, context: RequestContext, model: str) -> Trip:
+        self._active += 1
+        self._idle.clear()
+        return Trip(context, model)
+
+    def _check_in(self, trip: Trip) -> None:
+        if self._is_draining:
+            raise ShuttingDown("the node is shutting down")
+        self.authorize(trip.context, Action.INFER, trip.model)
+
+    def _end(self, trip: Trip) -> None:
+        self._room.leave(trip)
+        self._meter.outcome(trip.outcome(self._clock.now_ms()))
+        self._active -= 1
+        if not self._active:
+            self._idle.set()

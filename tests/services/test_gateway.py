@@ -1,0 +1,382 @@
+"""What the API sees: admission, fairness, clients that leave, refusals, outcomes, the end."""
+
+import asyncio
+
+import pytest
+from gateway_world import TEXT, LocalTwin, chat, offer, text_of, world
+
+from ollamamax.core.errors import (
+    EngineCrashed,
+    EngineUnavailable,
+    Forbidden,
+    InvalidName,
+    ModelNotFound,
+    NoCandidate,
+    QueueFull,
+    ShuttingDown,
+)
+from ollamamax.core.types import ChatRequest, Chunk, EmbedRequest, EngineKind, OutcomeKind, Principal
+from ollamamax.testing.engine import TwinEngine
+
+
+async def test_an_answer_and_its_outcome() -> None:
+    async with world() as w:
+        assert await w.ask("TINY:latest") == TEXT
+        outcome = w.outcome
+        assert (outcome.kind, outcome.error_code, outcome.engine_id, outcome.attempts) == (
+            OutcomeKind.OK,
+            "",
+            "local",
+            1,
+        )
+        assert (outcome.model, outcome.request_id, outcome.route) == ("tiny:latest", "r1", "/api/chat")
+        assert (outcome.prompt_tokens, outcome.output_tokens) == (1, 7)
+        assert outcome.traceparent == w.context().traceparent
+        assert w.local.requests[0][0].model == "TINY:latest"
+        assert w.local.requests[0][1] == "tiny:latest"
+        assert w.meter.queues == [(0, 1), (0, 0)]
+        w.check_idle()
+
+
+async def test_times_of_an_outcome() -> None:
+    async with world() as w:
+        w.local.first_gate.clear()
+        answer = asyncio.create_task(w.ask())
+        await w.local.until(lambda: w.local.active == 1)
+        w.clock.advance(120)
+        w.local.next_gate.clear()
+        w.local.first_gate.set()
+        await w.until(lambda: w.fleet.snapshot().engines[0].outstanding_tokens < 256)
+        w.clock.advance(60)
+        w.local.next_gate.set()
+        await answer
+        assert (w.outcome.ttft_ms, w.outcome.tpot_ms, w.outcome.total_ms) == (120, 10, 180)
+        assert w.outcome.queued_ms == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "error"), [("nothing", ModelNotFound), ("../etc", InvalidName), ("a b", InvalidName)]
+)
+async def test_an_unknown_model_is_looked_for_once_more(model: str, error: type[Exception]) -> None:
+    async with world(twins={"left": TwinEngine([offer()])}) as w:
+        w.clock.advance(1_000)
+        calls = w.local.models_calls, w.twins["left"].models_calls
+        with pytest.raises(
+            error, match="model 'nothing' not found" if error is ModelNotFound else "invalid model name"
+        ):
+            await w.ask(model)
+        assert (w.local.models_calls, w.twins["left"].models_calls) == (calls[0] + 1, calls[1] + 1)
+        assert (w.outcome.kind, w.outcome.engine_id) == (OutcomeKind.CLIENT_ERROR, "")
+        w.check_idle()
+
+
+async def test_a_model_that_came_in_the_meantime_is_found() -> None:
+    async with world() as w:
+        w.clock.advance(1_000)
+        w.local.offered = (offer("new:latest"),)
+        assert await w.ask("new") == TEXT
+
+
+async def test_names_outside_the_grammar_work_where_an_engine_offers_them() -> None:
+    twin = TwinEngine([offer("Meta/Llama 3")], kind=EngineKind.OPENAI)
+    async with world(LocalTwin(), {"left": twin}) as w:
+        assert await w.ask("meta/llama 3") == TEXT
+        assert twin.requests[0][1] == "Meta/Llama 3"
+
+
+async def test_requests_wait_for_a_slot_in_order() -> None:
+    async with world(LocalTwin([offer()], slots=1)) as w:
+        w.local.next_gate.clear()
+        answers = [asyncio.create_task(w.ask(content=str(n))) for n in range(5)]
+        await w.until(lambda: w.gateway.load() == (4, 1))
+        w.clock.advance(50)
+        w.local.next_gate.set()
+        assert await asyncio.gather(*answers) == [TEXT] * 5
+        assert [request.messages[0].content for request, _ in w.local.requests] == list("01234")
+        assert w.local.max_active == 1
+        assert [outcome.queued_ms for outcome in w.meter.outcomes] == [0, 50, 50, 50, 50]
+        w.check_idle()
+
+
+async def test_the_513th_waiting_request_is_turned_away() -> None:
+    async with world(LocalTwin([offer()], slots=1)) as w:
+        w.local.next_gate.clear()
+        answers = [asyncio.create_task(w.ask()) for _ in range(513)]
+        await w.until(lambda: w.gateway.load() == (512, 1))
+        with pytest.raises(QueueFull) as caught:
+            await w.ask()
+        assert str(caught.value) == "server busy, please try again.  maximum pending requests exceeded"
+        assert (w.outcome.kind, w.outcome.error_code) == (OutcomeKind.REJECTED, "queue_full")
+        w.local.next_gate.set()
+        assert set(await asyncio.gather(*answers)) == {TEXT}
+        assert w.kinds.count(OutcomeKind.OK) == 513
+        w.check_idle()
+
+
+async def test_a_flood_for_one_model_does_not_starve_another() -> None:
+    twin = TwinEngine([offer("flood:latest"), offer("rare:latest")])
+    async with world(LocalTwin(), {"left": twin}, slots=1) as w:
+        twin.next_gate.clear()
+        answers = [asyncio.create_task(w.ask("flood")) for _ in range(20)]
+        await w.until(lambda: w.gateway.load() == (19, 1))
+        answers += [asyncio.create_task(w.ask("rare")) for _ in range(2)]
+        await w.until(lambda: w.gateway.load() == (21, 1))
+        twin.next_gate.set()
+        await asyncio.gather(*answers)
+        assert [name for _, name in twin.requests].index("rare:latest") <= 2
+        assert [name for _, name in twin.requests[:5]].count("rare:latest") == 2
+
+
+async def test_a_model_of_our_own_does_not_wait_for_another_ones_slots() -> None:
+    async with world(LocalTwin([offer(), offer("other:latest")], slots=1)) as w:
+        w.local.next_gate.clear()
+        answers = [asyncio.create_task(w.ask(name)) for name in ("tiny", "tiny", "other")]
+        await w.until(lambda: w.local.active == 2)
+        assert w.gateway.load() == (1, 2)
+        w.local.next_gate.set()
+        await asyncio.gather(*answers)
+
+
+async def test_64_streams_at_once_lose_nothing() -> None:
+    words = tuple(f"{n} " for n in range(200))
+    local = LocalTwin([offer()], slots=8)
+    twins = {name: TwinEngine([offer()]) for name in ("left", "right")}
+    for twin in (local, *twins.values()):
+        twin.words = words
+    async with world(local, twins, slots=8) as w:
+        answers = await asyncio.gather(*(w.ask(content=str(n)) for n in range(64)))
+        assert answers == ["".join(words)] * 64
+        assert all(twin.max_active == 8 for twin in (local, *twins.values()))
+        assert w.kinds == [OutcomeKind.OK] * 64
+        w.check_idle()
+
+
+async def test_a_client_that_leaves_while_it_waits() -> None:
+    async with world(LocalTwin([offer()], slots=1)) as w:
+        w.local.next_gate.clear()
+        first, second, third = (asyncio.create_task(w.ask(content=n)) for n in "123")
+        await w.until(lambda: w.gateway.load() == (2, 1))
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert w.gateway.load() == (1, 1)
+        assert (w.outcome.kind, w.outcome.error_code) == (OutcomeKind.CLIENT_GONE, "client_gone")
+        w.local.next_gate.set()
+        assert await asyncio.gather(first, third) == [TEXT] * 2
+        assert [request.messages[0].content for request, _ in w.local.requests] == ["1", "3"]
+        w.check_idle()
+
+
+async def test_a_client_that_leaves_in_the_moment_its_turn_comes() -> None:
+    async with world(LocalTwin([offer()], slots=1)) as w:
+        lease = w.lease()
+        waits = asyncio.create_task(w.ask())
+        await w.until(lambda: w.gateway.load() == (1, 0))
+        w.fleet.abandoned(lease)
+        assert w.gateway.load() == (0, 1)
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        assert w.local.requests == []
+        assert await w.ask() == TEXT
+        w.check_idle()
+
+
+async def test_a_slot_that_frees_in_the_moment_a_client_leaves_goes_to_the_next() -> None:
+    async with world(LocalTwin([offer()], slots=1)) as w:
+        lease = w.lease()
+        first, second = (asyncio.create_task(w.ask(content=n)) for n in "12")
+        await w.until(lambda: w.gateway.load() == (2, 0))
+        first.cancel()
+        w.fleet.abandoned(lease)
+        assert await second == TEXT
+        assert [request.messages[0].content for request, _ in w.local.requests] == ["2"]
+        await asyncio.gather(first, return_exceptions=True)
+        w.check_idle()
+
+
+@pytest.mark.parametrize("how", ["close", "cancel"])
+async def test_a_client_that_leaves_in_the_middle_frees_the_slot(how: str) -> None:
+    async with world(LocalTwin([offer()], slots=1)) as w:
+        w.local.next_gate.clear()
+        stream = w.gateway.chat(w.context(), chat())
+        assert text_of(await anext(stream)) == "Hello"
+        waits = asyncio.create_task(w.ask())
+        await w.until(lambda: w.gateway.load() == (1, 1))
+        if how == "cancel":
+            reader: asyncio.Future[list[Chunk]] = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(0)
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+        await stream.aclose()
+        assert w.local.cancelled == 1
+        assert (w.outcome.kind, w.outcome.output_tokens) == (OutcomeKind.CLIENT_GONE, 1)
+        w.local.next_gate.set()
+        assert await waits == TEXT
+        w.check_idle()
+
+
+async def test_a_client_that_leaves_before_the_first_token() -> None:
+    async with world() as w:
+        w.local.first_gate.clear()
+        waits = asyncio.create_task(w.ask())
+        await w.local.until(lambda: w.local.active == 1)
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        assert w.outcome.kind is OutcomeKind.CLIENT_GONE
+        assert w.outcome.ttft_ms is None
+        assert w.fleet.held_back("tiny:latest") == {}
+        w.check_idle()
+
+
+async def test_a_client_that_leaves_after_the_last_chunk_has_its_answer() -> None:
+    async with world() as w:
+        stream = w.gateway.chat(w.context(), chat())
+        async for read in stream:
+            if read[-1].done_reason:
+                break
+        await stream.aclose()
+        assert w.outcome.kind is OutcomeKind.OK
+        w.check_idle()
+
+
+async def test_who_waits_is_told_when_the_last_engine_goes() -> None:
+    twin = TwinEngine([offer()])
+    async with world(LocalTwin(), {"left": twin}, slots=1) as w:
+        twin.next_gate.clear()
+        first, second = (asyncio.create_task(w.ask()) for _ in range(2))
+        await w.until(lambda: w.gateway.load() == (1, 1))
+        w.clock.advance(1_000)
+        twin.models_error = EngineUnavailable("gone")
+        await w.fleet.refresh()
+        with pytest.raises(NoCandidate, match="engine 'left' can't be reached"):
+            await second
+        twin.next_gate.set()
+        assert await first == TEXT
+        w.check_idle()
+
+
+async def test_who_waits_goes_to_an_engine_that_comes() -> None:
+    busy, new = TwinEngine([offer()]), TwinEngine([], words=("from", " new"))
+    async with world(LocalTwin(), {"busy": busy, "new": new}, slots=1) as w:
+        busy.next_gate.clear()
+        first, second = (asyncio.create_task(w.ask()) for _ in range(2))
+        await w.until(lambda: w.gateway.load() == (1, 1))
+        new.offered = (offer(),)
+        w.clock.advance(1_000)
+        await w.fleet.refresh("new")
+        assert await second == "from new"
+        busy.next_gate.set()
+        await first
+
+
+async def test_loading_and_unloading() -> None:
+    left = TwinEngine([offer()], kind=EngineKind.OLLAMA)
+    other = TwinEngine([offer(loaded=False)], kind=EngineKind.OLLAMA)
+    fixed = TwinEngine([offer()], kind=EngineKind.OPENAI)
+    async with world(LocalTwin([offer(loaded=False)]), {"left": left, "other": other, "fixed": fixed}) as w:
+        (last,) = await w.chunks(ChatRequest(model="tiny"))
+        assert last.done_reason == "load"
+        assert (w.outcome.output_tokens, w.outcome.ttft_ms, w.outcome.tpot_ms) == (0, None, None)
+        for twin in (w.local, left, other, fixed):
+            twin.requests.clear()
+        (last,) = await w.chunks(ChatRequest(model="tiny", keep_alive_ms=0))
+        assert last.done_reason == "unload"
+        assert [len(twin.requests) for twin in (w.local, left, other, fixed)] == [1, 1, 0, 0]
+        assert w.kinds == [OutcomeKind.OK] * 2
+
+
+async def test_unloading_waits_for_no_slot() -> None:
+    async with world(LocalTwin([offer()], slots=1)) as w:
+        lease = w.lease()
+        (last,) = await w.chunks(ChatRequest(model="tiny", keep_alive_ms=0))
+        assert last.done_reason == "unload"
+        w.fleet.abandoned(lease)
+
+
+async def test_unloading_what_is_not_there() -> None:
+    async with world() as w:
+        with pytest.raises(ModelNotFound):
+            await w.chunks(ChatRequest(model="nothing", keep_alive_ms=0))
+        w.clock.advance(1_000)
+        w.local.offered = (offer("new:latest", loaded=False),)
+        (last,) = await w.chunks(ChatRequest(model="new", keep_alive_ms=0))
+        assert last.done_reason == "unload"
+
+
+async def test_an_engine_that_cannot_unload_says_so() -> None:
+    async with world() as w:
+        w.local.fail_first = EngineCrashed("died")
+        with pytest.raises(EngineCrashed):
+            await w.chunks(ChatRequest(model="tiny", keep_alive_ms=0))
+        assert w.outcome.kind is OutcomeKind.ENGINE_FAILED
+
+
+async def test_refusals_are_audited_and_reach_no_engine() -> None:
+    async with world() as w:
+        reader = Principal("bob", ("reader",))
+        with pytest.raises(Forbidden, match="'bob' may not infer on 'tiny'"):
+            await anext(w.gateway.chat(w.context(reader), chat()))
+        with pytest.raises(Forbidden):
+            await w.gateway.embed(w.context(reader), EmbedRequest(model="tiny", inputs=("a",)))
+        assert w.local.requests == w.local.embeds == []
+        assert [record[:4] for record in w.audit.records] == [("bob", "infer", "tiny", False)] * 2
+        assert w.kinds == [OutcomeKind.CLIENT_ERROR] * 2
+        w.gateway.authorize(w.context(reader), "read", "")
+        assert len(w.audit.records) == 2
+
+
+async def test_changes_are_audited_and_inference_is_not() -> None:
+    async with world() as w:
+        await w.ask()
+        assert w.audit.records == []
+        w.gateway.authorize(w.context(), "manage_engines", "left")
+        assert w.audit.records == [("anonymous", "manage_engines", "left", True, "role admin may manage_engines")]
+
+
+async def test_draining_refuses_new_requests_and_waits_for_those_under_way() -> None:
+    async with world(LocalTwin([offer()], slots=1)) as w:
+        await w.gateway.drained()
+        w.local.next_gate.clear()
+        answers = [asyncio.create_task(w.ask()) for _ in range(2)]
+        await w.until(lambda: w.gateway.load() == (1, 1))
+        w.gateway.begin_drain()
+        drained = asyncio.create_task(w.gateway.drained())
+        with pytest.raises(ShuttingDown):
+            await w.ask()
+        with pytest.raises(ShuttingDown):
+            await w.gateway.embed(w.context(), EmbedRequest(model="tiny", inputs=("a",)))
+        assert not drained.done()
+        w.local.next_gate.set()
+        assert await asyncio.gather(*answers) == [TEXT] * 2
+        await drained
+        assert [outcome.error_code for outcome in w.meter.outcomes] == ["shutting_down", "shutting_down", "", ""]
+
+
+async def test_explanations() -> None:
+    async with world(LocalTwin([offer()], slots=1), {"left": TwinEngine([offer("other:latest")])}) as w:
+        explained = w.gateway.explain("tiny")
+        assert explained.position == 0
+        assert "1. local: loaded, a slot is free" in explained.text
+        assert "-  left: does not have the model" in explained.text
+        lease = w.lease()
+        waits = asyncio.create_task(w.ask())
+        await w.until(lambda: w.gateway.load() == (1, 0))
+        assert w.gateway.explain("tiny").position == 2
+        w.fleet.abandoned(lease)
+        await waits
+        with pytest.raises(ModelNotFound):
+            w.gateway.explain("nothing")
+        w.check_idle()
+
+
+async def test_what_routing_is_told_of_a_request() -> None:
+    async with world() as w:
+        facts = w.router.facts(ChatRequest(model="Tiny", prompt="x" * 40, system="y" * 40, context=(1, 2, 3)))
+        assert (facts.model_key, facts.prompt_tokens, facts.output_tokens) == ("tiny:latest", 23, 256)
+        assert w.router.facts(chat(limit=5)).output_tokens == 5
+        assert w.router.facts(chat(limit=-1)).output_tokens == 256
+        await w.ask()
+        assert w.router.facts(chat(limit=1_000)).output_tokens == 7
+        assert w.router.facts(EmbedRequest(model="tiny", inputs=("x" * 40,))).output_tokens == 0
