@@ -195,14 +195,14 @@ class BlobStore(Protocol):
 
 
 class MachineProbe(Protocol):
-    """What this machine has."""
+    """What this machine has. Methods may block for a while: call them in a thread."""
 
     def free_memory_bytes(self) -> int:
         """Memory that a new model may use: available RAM, or the sum of free device memory where there are GPUs."""
         ...
 
     def total_memory_bytes(self) -> int:
-        """The same, were nothing running."""
+        """All that a model could be spread over, were nothing running: RAM, and device memory where there are GPUs."""
         ...
 
     def gpu_count(self) -> int:

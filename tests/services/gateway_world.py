@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from ollamamax.core.resilience.admission import Admission
-from ollamamax.core.resilience.breaker import BreakerConfig
 from ollamamax.core.resilience.retry_budget import RetryBudget, RetryConfig
 from ollamamax.core.routing.predict import RoutingConfig
 from ollamamax.core.types import (
@@ -28,7 +27,6 @@ from ollamamax.services.dispatch import DispatchConfig, Dispatcher
 from ollamamax.services.fleet import Fleet, FleetConfig
 from ollamamax.services.gateway import Gateway
 from ollamamax.services.members import Lease
-from ollamamax.services.probing import ProbeConfig
 from ollamamax.services.router import Router
 from ollamamax.services.waiting import WaitingRoom
 from ollamamax.testing.clock import FakeClock, SeededDice
@@ -74,7 +72,7 @@ class World:
         twins: dict[str, TwinEngine],
         slots: int,
         max_queue: int,
-        probing: ProbeConfig,
+        fleet: FleetConfig,
         dispatch: DispatchConfig,
         retry: RetryConfig,
     ) -> None:
@@ -87,8 +85,7 @@ class World:
         )
         self.meter = MemoryMeter()
         self.audit = MemoryAudit()
-        config = FleetConfig(probing=probing, breaker=BreakerConfig())
-        self.fleet = Fleet(local, self.connector, self.book, self.clock, SeededDice(1), config)
+        self.fleet = Fleet(local, self.connector, self.book, self.clock, SeededDice(1), fleet)
         self.router = Router(self.fleet, RoutingConfig())
         self.room = WaitingRoom(self.router, Admission(max_queue), self.meter, self.clock)
         self.dispatcher = Dispatcher(self.router, RetryBudget(retry), self.meter, self.clock, dispatch)
@@ -157,7 +154,7 @@ async def world(
     *,
     slots: int = 4,
     max_queue: int = 512,
-    probing: ProbeConfig | None = None,
+    fleet: FleetConfig | None = None,
     dispatch: DispatchConfig | None = None,
     retry: RetryConfig | None = None,
 ) -> AsyncIterator[World]:
@@ -167,7 +164,7 @@ async def world(
         twins if twins is not None else {},
         slots,
         max_queue,
-        probing or ProbeConfig(),
+        fleet or FleetConfig(),
         dispatch or DispatchConfig(),
         retry or RetryConfig(),
     )

@@ -23,7 +23,8 @@ from ollamamax.core.errors import (
     StoreError,
 )
 from ollamamax.core.resilience.retry_budget import RetryConfig
-from ollamamax.core.types import Chunk, EmbedRequest, OutcomeKind
+from ollamamax.core.routing.predict import Rates
+from ollamamax.core.types import Chunk, EmbedRequest, GenerationStats, OutcomeKind
 from ollamamax.services.dispatch import DispatchConfig
 from ollamamax.services.watchdog import Watchdog
 from ollamamax.testing.engine import TwinEngine
@@ -133,9 +134,13 @@ async def test_after_the_first_token_the_error_goes_up() -> None:
     async with world(LocalTwin(), pair()) as w:
         w.twins["a"].fail_mid = EngineCrashed("died")
         got: list[Chunk] = []
-        with pytest.raises(EngineCrashed):
+
+        async def read_all() -> None:
             async for read in w.gateway.chat(w.context(), chat()):
-                got += read
+                got.extend(read)
+
+        with pytest.raises(EngineCrashed):
+            await read_all()
         assert text_of(got) == "Hello"
         assert w.outcome.kind is OutcomeKind.ENGINE_FAILED
         assert w.outcome.output_tokens == 1
@@ -176,7 +181,7 @@ async def test_an_engine_that_hangs_before_the_first_token_is_given_up() -> None
 async def test_an_engine_that_hangs_in_the_middle_fails_the_answer() -> None:
     async with world(LocalTwin(), pair(), dispatch=HASTY) as w:
         w.twins["a"].next_gate.clear()
-        with pytest.raises(EngineTimeout, match="engine 'a' sent nothing for 0.03 s"):
+        with pytest.raises(EngineTimeout, match=r"engine 'a' sent nothing for 0\.03 s"):
             await w.ask()
         assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
         assert w.outcome.error_code == "engine_timeout"
@@ -186,8 +191,10 @@ async def test_an_engine_that_hangs_in_the_middle_fails_the_answer() -> None:
 async def test_a_slow_reader_is_not_the_engines_fault() -> None:
     async with world(dispatch=HASTY) as w:
         stream = w.gateway.chat(w.context(), chat())
-        got = await anext(stream)
-        await asyncio.sleep(0.1)
+        got = await anext(stream) + await anext(stream)
+        later = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.1, later.set)
+        await later.wait()
         got += [chunk async for read in stream for chunk in read]
         assert text_of(got) == TEXT
 
@@ -290,6 +297,9 @@ async def test_all_out_names_engines_and_reasons() -> None:
 async def test_a_repeat_prefers_a_free_slot_but_takes_any() -> None:
     twins = {**pair(), "c": TwinEngine([offer(loaded=False)], words=("from", " c"))}
     async with world(LocalTwin(), twins, slots=1) as w:
+        for member, model in w.fleet.offers("tiny:latest"):
+            if model.loaded:  # so fast that waiting there would beat loading elsewhere
+                member.rates = Rates(decode_tps=100_000)
         twins["b"].next_gate.clear()
         twins["a"].first_gate.clear()
         to_a, to_b = (asyncio.create_task(w.ask()) for _ in range(2))
@@ -350,6 +360,41 @@ async def test_an_engine_that_closes_slowly_does_not_hold_the_slot() -> None:
         async with asyncio.timeout(3):
             await stream.aclose()
         w.check_idle()
+
+
+@pytest.mark.parametrize("error", [None, EngineCrashed("died")])
+async def test_what_comes_after_the_last_chunk_changes_nothing(error: Exception | None) -> None:
+    class Lingering(TwinEngine):
+        async def generate(self, request, served_as):  # type: ignore[no-untyped-def]
+            yield [Chunk(text="x", done_reason="stop")]
+            if error is not None:
+                raise error
+            await asyncio.Event().wait()
+
+    async with world(LocalTwin(), {"a": Lingering([offer()])}) as w:
+        async with asyncio.timeout(5):
+            assert await w.ask() == "x"
+        assert (w.outcome.kind, w.outcome.output_tokens) == (OutcomeKind.OK, 1)
+        w.check_idle()
+
+
+async def test_rates_are_seen_from_here_where_the_engine_does_not_measure() -> None:
+    twin = TwinEngine([offer()])
+    words = [[Chunk(text="x")] for _ in range(11)]
+    twin.script = [*words, [Chunk(done_reason="stop", stats=GenerationStats(prompt_tokens=100))]]
+    async with world(LocalTwin(), {"a": twin}) as w:
+        twin.first_gate.clear()
+        answer = asyncio.create_task(w.ask())
+        await twin.until(lambda: twin.active == 1)
+        w.clock.advance(500)
+        twin.next_gate.clear()
+        twin.first_gate.set()
+        await w.until(lambda: w.fleet.snapshot().engines[1].outstanding_tokens < 256)
+        w.clock.advance(100)
+        twin.next_gate.set()
+        await answer
+        facts = w.fleet.snapshot().engines[1]
+        assert (facts.prefill_tps, facts.decode_tps) == (200.0, 100.0)
 
 
 async def test_an_outer_cancellation_wins_over_the_watchdogs() -> None:

@@ -17,10 +17,10 @@ from ollamamax.core.errors import (
 )
 from ollamamax.core.routing.predict import Sample
 from ollamamax.core.types import AttachedEngine, EngineKind, EngineModel
-from ollamamax.services.probing import ProbeConfig
+from ollamamax.services.fleet import FleetConfig
 from ollamamax.testing.engine import TwinEngine
 
-SOON = ProbeConfig(poll_ms=1, timeout_ms=2_000, backoff_min_ms=1, backoff_max_ms=4, min_age_ms=0)
+SOON = FleetConfig(poll_ms=1, timeout_ms=2_000, backoff_min_ms=1, backoff_max_ms=4, min_age_ms=0)
 
 
 def attached(name: str, slots: int = 4, url: str = "http://x") -> AttachedEngine:
@@ -126,7 +126,7 @@ async def test_an_unreadable_book_stops_the_start() -> None:
 
 async def test_polling_notices_loss_and_return() -> None:
     twin = TwinEngine([offer()])
-    async with world(twins={"left": twin}, probing=SOON) as w:
+    async with world(twins={"left": twin}, fleet=SOON) as w:
         runner = asyncio.create_task(w.fleet.run())
         w.clock.advance(1)
         calls = twin.models_calls
@@ -162,8 +162,8 @@ async def test_pauses_grow_from_the_backoff_to_its_end_with_jitter() -> None:
 
 async def test_a_failure_has_the_engine_asked_at_once() -> None:
     twin = TwinEngine([offer()])
-    calm = ProbeConfig(poll_ms=3_600_000, min_age_ms=0)
-    async with world(LocalTwin(), {"left": twin}, probing=calm) as w:
+    calm = FleetConfig(poll_ms=3_600_000, min_age_ms=0)
+    async with world(LocalTwin(), {"left": twin}, fleet=calm) as w:
         runner = asyncio.create_task(w.fleet.run())
         await twin.until(lambda: twin.models_calls == 2)
         twin.fail_first = twin.models_error = EngineUnavailable("connection refused")
@@ -176,7 +176,7 @@ async def test_a_failure_has_the_engine_asked_at_once() -> None:
 
 async def test_a_hanging_engine_is_out_of_reach_after_the_limit() -> None:
     twin = TwinEngine([offer()])
-    async with world(twins={"left": twin}, probing=ProbeConfig(timeout_ms=20)) as w:
+    async with world(twins={"left": twin}, fleet=FleetConfig(timeout_ms=20)) as w:
         twin.models_gate.clear()
         w.clock.advance(1_000)
         await w.fleet.refresh()
@@ -186,7 +186,7 @@ async def test_a_hanging_engine_is_out_of_reach_after_the_limit() -> None:
 
 async def test_one_whose_answers_go_on_is_only_busy() -> None:
     twin = TwinEngine([offer()])
-    async with world(LocalTwin(), {"left": twin}, probing=ProbeConfig(timeout_ms=50)) as w:
+    async with world(LocalTwin(), {"left": twin}, fleet=FleetConfig(timeout_ms=50)) as w:
         twin.models_gate.clear()
         w.clock.advance(1_000)
         calls = twin.models_calls
@@ -313,7 +313,7 @@ async def test_a_description_has_a_deadline() -> None:
         async def describe(self, served_as: str) -> None:
             await asyncio.Event().wait()
 
-    async with world(twins={"left": Slow([offer("big:latest")])}, probing=ProbeConfig(timeout_ms=20)) as w:
+    async with world(twins={"left": Slow([offer("big:latest")])}, fleet=FleetConfig(timeout_ms=20)) as w:
         with pytest.raises(EngineTimeout, match="engine 'left' did not answer in time"):
             await w.fleet.describe("big")
 
@@ -370,7 +370,12 @@ async def test_breakers_are_per_model_and_shown() -> None:
 
 async def test_a_breaker_goes_with_its_model() -> None:
     async with world() as w:
+        for _ in range(3):
+            w.clock.advance(10)
+            w.fleet.failed(w.lease(), EngineCrashed("died"))
+        w.clock.advance(10_000)
         lease = w.lease()
+        assert w.fleet.statuses()[0].left_out == ("tiny:latest",)
         w.local.offered = ()
         await w.fleet.local_changed()
         w.fleet.failed(lease, EngineCrashed("died"))

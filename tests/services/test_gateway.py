@@ -6,7 +6,9 @@ import pytest
 from gateway_world import TEXT, LocalTwin, chat, offer, text_of, world
 
 from ollamamax.core.errors import (
+    ClientGone,
     EngineCrashed,
+    EngineTimeout,
     EngineUnavailable,
     Forbidden,
     InvalidName,
@@ -16,6 +18,7 @@ from ollamamax.core.errors import (
     ShuttingDown,
 )
 from ollamamax.core.types import ChatRequest, Chunk, EmbedRequest, EngineKind, OutcomeKind, Principal
+from ollamamax.services.dispatch import DispatchConfig
 from ollamamax.testing.engine import TwinEngine
 
 
@@ -135,6 +138,21 @@ async def test_a_model_of_our_own_does_not_wait_for_another_ones_slots() -> None
         assert w.gateway.load() == (1, 2)
         w.local.next_gate.set()
         await asyncio.gather(*answers)
+
+
+async def test_slots_that_come_with_loading_are_used_at_once() -> None:
+    local = LocalTwin([offer(loaded=False)], slots=1)
+    async with world(local) as w:
+        local.first_gate.clear()
+        local.next_gate.clear()
+        answers = [asyncio.create_task(w.ask()) for _ in range(4)]
+        await w.until(lambda: w.gateway.load() == (3, 1))
+        local.slots = 4
+        local.first_gate.set()
+        await local.until(lambda: local.active == 4)
+        local.next_gate.set()
+        assert await asyncio.gather(*answers) == [TEXT] * 4
+        w.check_idle()
 
 
 async def test_64_streams_at_once_lose_nothing() -> None:
@@ -311,6 +329,21 @@ async def test_an_engine_that_cannot_unload_says_so() -> None:
         with pytest.raises(EngineCrashed):
             await w.chunks(ChatRequest(model="tiny", keep_alive_ms=0))
         assert w.outcome.kind is OutcomeKind.ENGINE_FAILED
+
+
+async def test_an_engine_that_hangs_while_unloading_is_given_up() -> None:
+    async with world(dispatch=DispatchConfig(first_token_timeout_ms=20)) as w:
+        w.local.first_gate.clear()
+        with pytest.raises(EngineTimeout):
+            await w.chunks(ChatRequest(model="tiny", keep_alive_ms=0))
+
+
+async def test_a_client_that_is_found_gone_is_no_ones_fault() -> None:
+    async with world() as w:
+        w.local.fail_first = ClientGone("the client closed its connection")
+        with pytest.raises(ClientGone):
+            await w.ask()
+        assert w.outcome.kind is OutcomeKind.CLIENT_GONE
 
 
 async def test_refusals_are_audited_and_reach_no_engine() -> None:

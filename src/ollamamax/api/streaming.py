@@ -17,6 +17,7 @@ from ollamamax.ports import ChunkStream
 
 _LOG = structlog.get_logger(__name__)
 _LAST_WORD_S: Final = 5.0
+_QUICK_S: Final = 0.05
 _CUT_SHORT: Final = "the answer ended before it was complete"
 
 
@@ -46,41 +47,37 @@ class Watch:
     Used as a context: inside it the task is cancelled, and leaving it raises the reason.
     """
 
-    __slots__ = ("_call", "_closed", "_reason", "_seen", "_sent", "_stall_s", "_task", "_timer", "_watcher", "_writing")
+    __slots__ = ("_call", "_closed", "_loop", "_reason", "_stall_s", "_task", "_timer", "_watcher", "_writing_since_s")
 
     def __init__(self, call: Call) -> None:
         self._call = call
         self._stall_s = call.services.config.stall_timeout_ms / 1000
         self._reason: OllamaMaxError | None = None
         self._closed = False
-        self._seen = 0
-        self._sent = 0
-        self._writing = False
+        self._watcher: asyncio.Task[None] | None = None
+        self._writing_since_s = 0.0
 
     async def __aenter__(self) -> "Watch":
-        loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None, "a call is answered by a task"
         self._task = task
-        self._watcher = loop.create_task(self._until_gone())
-        self._timer = loop.call_later(self._stall_s, self._look)
+        self._loop = asyncio.get_running_loop()
+        # Answers that are done sooner are spared the cost of a task.
+        self._timer = self._loop.call_later(_QUICK_S, self._begin)
         self._call.services.live.add(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # From here on abort() does nothing, so no cancellation of ours can hit the awaits below.
+        # From here on abort() does nothing, so no cancellation of ours can hit the await below.
         self._closed = True
         self._call.services.live.discard(self)
         self._timer.cancel()
-        self._watcher.cancel()
         expected = self._reason is not None and self._task.uncancel() == 0 and kind is asyncio.CancelledError
-        try:
-            await self._watcher
-        except asyncio.CancelledError:
-            if self._task.cancelling():
-                raise
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait([self._watcher])
         if expected and self._reason is not None:
             raise self._reason from None
 
@@ -90,24 +87,26 @@ class Watch:
             self._reason = reason
             self._task.cancel()
 
+    async def write(self, body: bytes) -> None:
+        """A piece of the reply. Waits while the client does not read, but not for ever."""
+        self._writing_since_s = self._loop.time()
+        await self._call.send({"type": "http.response.body", "body": body, "more_body": True})
+        self._writing_since_s = 0.0
+
+    def _begin(self) -> None:
+        self._watcher = self._loop.create_task(self._until_gone())
+        self._timer = self._loop.call_later(self._stall_s, self._look)
+
     async def _until_gone(self) -> None:
         while (await self._call.receive())["type"] != "http.disconnect":
             pass
         self.abort(ClientGone("the client closed its connection"))
 
-    async def write(self, body: bytes) -> None:
-        """A piece of the reply. Waits while the client does not read, but not for ever."""
-        self._writing = True
-        await self._call.send({"type": "http.response.body", "body": body, "more_body": True})
-        self._writing = False
-        self._sent += 1
-
     def _look(self) -> None:
-        if self._writing and self._sent == self._seen:
+        if self._writing_since_s and self._loop.time() - self._writing_since_s >= self._stall_s:
             self.abort(ClientGone("the client stopped reading"))
-            return
-        self._seen = self._sent
-        self._timer = asyncio.get_running_loop().call_later(self._stall_s, self._look)
+        else:
+            self._timer = self._loop.call_later(self._stall_s, self._look)
 
 
 async def watched(

@@ -80,7 +80,8 @@ class Dispatcher:
                 if read and read[-1].done_reason:
                     trip.completed(read[-1], self._clock.now_ms())
                 yield read
-                watchdog.watch(stall_s)
+                # After the last chunk there is nothing to wait for but the end of the stream.
+                watchdog.watch(stall_s if trip.stats is None else CLOSE_LIMIT_S)
                 read = await answer.__anext__()
                 watchdog.rest()
         except StopAsyncIteration:
@@ -89,10 +90,15 @@ class Dispatcher:
                 raise failure from None
         except asyncio.CancelledError as error:
             failure = error
-            if watchdog.has_barked():
-                failure = _silence(lease, stall_s)
+            if not watchdog.has_barked():
+                raise
+            failure = _silence(lease, stall_s)
+            if trip.stats is None:
                 raise failure from None
-            raise
+        except OllamaMaxError as error:
+            failure = error
+            if trip.stats is None:
+                raise
         except BaseException as error:
             failure = error
             raise

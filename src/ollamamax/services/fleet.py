@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from msgspec import Struct
 
 from ollamamax.core.errors import (
     Conflict,
@@ -43,10 +42,9 @@ from ollamamax.services.probing import ProbeConfig, Prober
 _LOG = structlog.get_logger(__name__)
 
 
-class FleetConfig(Struct, frozen=True, kw_only=True):
+class FleetConfig(ProbeConfig, frozen=True, kw_only=True):
     """How engines are watched, and when one is left out."""
 
-    probing: ProbeConfig = ProbeConfig()
     breaker: BreakerConfig = BreakerConfig()
 
 
@@ -72,7 +70,7 @@ class Fleet:
         """Detached, but still answering."""
         self._book_lock = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
-        self._prober = Prober(clock, dice, config.probing, self._changed)
+        self._prober = Prober(clock, dice, config, self._changed)
         self._watcher: Callable[[], None] | None = None
         self.mean_output_tokens = 0.0
         """Moving average over all finished answers, 0 = none yet."""
@@ -214,7 +212,7 @@ class Fleet:
             return None
         member, offered = found
         try:
-            async with asyncio.timeout(self._config.probing.timeout_ms / 1000):
+            async with asyncio.timeout(self._config.timeout_ms / 1000):
                 return await member.engine.describe(offered.served_as)
         except TimeoutError:
             raise EngineTimeout(f"engine '{member.engine_id}' did not answer in time") from None
@@ -246,10 +244,12 @@ class Fleet:
         return lease
 
     def responded(self, lease: Lease) -> None:
-        """The first chunk of the attempt came."""
+        """The first chunk of the attempt came. Who waits may follow: a model that was just loaded has more slots."""
+        changed = self._tell_breaker(lease, Responded(lease.began_ms))
         if not lease.was_loaded:
             lease.member.mark_loaded(lease.key)
-        self._tell_breaker(lease, Responded(lease.began_ms))
+        if changed or not lease.was_loaded:
+            self._changed()
 
     def succeeded(self, lease: Lease, sample: Sample) -> None:
         """The attempt became a whole answer."""
@@ -287,16 +287,18 @@ class Fleet:
             task.add_done_callback(self._closing.discard)
         self._changed()
 
-    def _tell_breaker(self, lease: Lease, event: Event) -> None:
+    def _tell_breaker(self, lease: Lease, event: Event) -> bool:
+        """Whether its state changed."""
         member = lease.member
         breaker = member.breakers.get(lease.key)
         if breaker is None:
-            return
+            return False
         changed = breaker.step(event, self._clock.now_ms())
         if changed is not None:
             _LOG.warning("breaker", engine=member.engine_id, model=lease.key, state=changed.state.value)
         if breaker.is_clean:
             del member.breakers[lease.key]
+        return changed is not None
 
     def check_invariants(self) -> None:
         """Each member's accounts add up. Raises: AssertionError."""

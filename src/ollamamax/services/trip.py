@@ -20,7 +20,7 @@ class Trip:
     """facts: once it is understood.  ticket: while it waits or is admitted, else 0.
 
     tried: engines that failed it, and why.  first_ms, last_ms: when the first and the last chunk came.  chunks: so
-    far.  stats: of the last chunk, None before it came.
+    far, without an empty last one.  stats: of the last chunk, None before it came.
     """
 
     __slots__ = (
@@ -59,6 +59,8 @@ class Trip:
     def completed(self, last: Chunk, now_ms: float) -> None:
         """The last chunk came."""
         self.stats = last.stats or _NO_STATS
+        if not (last.text or last.thinking or last.tool_calls):
+            self.chunks -= 1
         self.is_token_less = last.done_reason in ("load", "unload")
         self.last_ms = now_ms
 

@@ -54,25 +54,28 @@ def body(**fields: Any) -> bytes:
     return json.dumps(fields).encode()
 
 
+CONVERSATION: list[Any] = [
+    {"role": "System", "content": "be brief"},
+    {"role": "user", "content": "what is this?", "images": [PNG_TEXT]},
+    {
+        "role": "assistant",
+        "thinking": "hm",
+        "content": None,
+        "tool_calls": [
+            {"id": "call_1", "function": {"index": 3, "name": "weather", "arguments": {"b": 1, "a": "x"}}},
+            {"function": {"name": "now"}},
+        ],
+    },
+    {"role": "tool", "content": "sunny", "tool_name": "weather", "tool_call_id": "call_1"},
+    None,
+]
+
+
 def test_a_chat_with_everything() -> None:
     request = ollama.chat_request(
         body(
             model="tiny",
-            messages=[
-                {"role": "System", "content": "be brief"},
-                {"role": "user", "content": "what is this?", "images": [PNG_TEXT]},
-                {
-                    "role": "assistant",
-                    "thinking": "hm",
-                    "content": None,
-                    "tool_calls": [
-                        {"id": "call_1", "function": {"index": 3, "name": "weather", "arguments": {"b": 1, "a": "x"}}},
-                        {"function": {"name": "now"}},
-                    ],
-                },
-                {"role": "tool", "content": "sunny", "tool_name": "weather", "tool_call_id": "call_1"},
-                None,
-            ],
+            messages=CONVERSATION,
             stream=False,
             format={"type": "object", "b": 1, "a": 2},
             keep_alive="1h30m",

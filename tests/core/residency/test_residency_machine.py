@@ -497,6 +497,7 @@ def test_restarts_wait_for_each_other(driver: Driver) -> None:
     (start,) = driver.wait(1_000)
     assert isinstance(start, StartLoad)
     assert start.spec.key == "a"
+    assert driver.send(Tick()) == []
     assert driver.machine.next_deadline_ms == driver.now_ms + 299_000  # b's keep-alive; its restart waits for a's load
     (start,) = driver.send(Loaded("a"))
     assert isinstance(start, StartLoad)

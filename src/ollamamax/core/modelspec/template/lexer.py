@@ -162,6 +162,8 @@ def _unescaped(quoted: str, line: int) -> str:
     except (SyntaxError, ValueError):
         raise failure(line, f"unknown escape in {quoted}") from None
     assert isinstance(value, str)
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise failure(line, f"unknown escape in {quoted}")
     return value
 
 
