@@ -147,6 +147,11 @@ def text_of(chunks: list[Chunk]) -> str:
     return "".join(chunk.text for chunk in chunks)
 
 
+def pair() -> dict[str, TwinEngine]:
+    """Two attached engines; requests go to `a` first."""
+    return {"a": TwinEngine([offer()]), "b": TwinEngine([offer()], words=("from", " b"))}
+
+
 @asynccontextmanager
 async def world(
     local: LocalTwin | None = None,

@@ -57,29 +57,19 @@ class Dispatcher:
 
         Raises: what the last engine raised; EngineTimeout; EngineUnavailable for a stream without an end.
         """
-        self._budget.step(Requested(), self._clock.now_ms())
         watchdog = Watchdog()
+        answer, read, lease = await self._open(request, trip, lease, watchdog)
         failure: BaseException | None = None
-        try:
-            while True:
-                answer = lease.member.engine.generate(request, lease.served_as)
-                try:
-                    read = await self._attempt(trip, lease, watchdog, _first_read(answer))
-                    break
-                except OllamaMaxError as error:
-                    lease = self._turn_to_next(trip, lease, error)
-        except BaseException:
-            watchdog.close()
-            raise
         trip.first_ms = self._clock.now_ms()
         stall_s = self._config.stall_timeout_ms / 1000
         try:
             while True:
-                trip.chunks += len(read)
-                lease.progress(len(read))
-                if read and read[-1].done_reason:
-                    trip.completed(read[-1], self._clock.now_ms())
-                yield read
+                if read:
+                    trip.chunks += len(read)
+                    lease.progress(len(read))
+                    if read[-1].done_reason:
+                        trip.completed(read[-1], self._clock.now_ms())
+                    yield read
                 # After the last chunk there is nothing to wait for but the end of the stream.
                 watchdog.watch(stall_s if trip.stats is None else CLOSE_LIMIT_S)
                 read = await answer.__anext__()
@@ -106,6 +96,24 @@ class Dispatcher:
             watchdog.close()
             await self._end_stream(trip, lease, answer, failure)
 
+    async def _open(
+        self, request: ChatRequest, trip: Trip, lease: Lease, watchdog: Watchdog
+    ) -> tuple[ChunkStream, list[Chunk], Lease]:
+        """Attempts until a first read comes: the stream, that read, and the lease of the engine."""
+        self._budget.step(Requested(), self._clock.now_ms())
+        try:
+            while True:
+                answer = lease.member.engine.generate(request, lease.served_as)
+                try:
+                    read = await self._attempt(trip, lease, watchdog, _first_read(answer))
+                except OllamaMaxError as error:
+                    lease = self._turn_to_next(trip, lease, error)
+                else:
+                    return answer, read, lease
+        except BaseException:
+            watchdog.close()
+            raise
+
     async def embed(self, request: EmbedRequest, trip: Trip, lease: Lease) -> EmbedResult:
         """The vectors. Raises: what the last engine raised; EngineTimeout."""
         self._budget.step(Requested(), self._clock.now_ms())
@@ -115,9 +123,10 @@ class Dispatcher:
                 try:
                     work = lease.member.engine.embed(request, lease.served_as)
                     result = await self._attempt(trip, lease, watchdog, work)
-                    break
                 except OllamaMaxError as error:
                     lease = self._turn_to_next(trip, lease, error)
+                else:
+                    break
         finally:
             watchdog.close()
         trip.stats = GenerationStats(prompt_tokens=result.prompt_tokens, load_ms=result.load_ms)
@@ -185,9 +194,8 @@ class Dispatcher:
         """End the lease of a failed attempt, and take one for the next. Raises: `error` if there is to be none."""
         if not _is_clients_fault(error):
             self._meter.attempt_failed(lease.engine_id, error.code)
-        # The next slot is taken before the old one is free, so that no waiting request comes between.
-        following = self._next_lease(trip, lease, error)
         self._fleet.failed(lease, error)
+        following = self._next_lease(trip, lease, error)
         if following is None:
             raise error
         _LOG.info("trying another engine", failed=lease.engine_id, error=str(error), next=following.engine_id)

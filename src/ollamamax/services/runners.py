@@ -6,13 +6,13 @@ out at once or started as a task whose result comes back as an event.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import structlog
 from msgspec import Struct
 
-from ollamamax.core.errors import GgufError, LoadTimeout, OllamaMaxError, ShuttingDown
+from ollamamax.core.errors import EngineCrashed, GgufError, LoadTimeout, OllamaMaxError, ShuttingDown
 from ollamamax.core.errors import LoadFailed as LoadFailedError
 from ollamamax.core.residency.events import (
     Acquire,
@@ -41,6 +41,7 @@ from ollamamax.core.types import LaunchSpec
 from ollamamax.ports import Clock, EngineLauncher, MachineProbe, Meter, RunningEngine
 
 _LOG: Final = structlog.get_logger(__name__)
+_NOTICE_S: Final = 1.0
 
 
 class LaunchPlan(Struct, frozen=True):
@@ -54,9 +55,8 @@ class LaunchPlan(Struct, frozen=True):
 class Slot:
     """A place at a running engine. Set `is_completed` when the answer has come to its regular end."""
 
-    def __init__(self, engine: RunningEngine, waited_ms: float) -> None:
+    def __init__(self, engine: RunningEngine) -> None:
         self.engine = engine
-        self.waited_ms = waited_ms
         self.is_completed = False
 
 
@@ -68,6 +68,7 @@ class _Process:
         self.engine: RunningEngine | None = None
         self.stop = asyncio.Event()
         self.stop_reason = ""
+        self.ended = asyncio.Event()
 
 
 class RunnerPool:
@@ -146,7 +147,6 @@ class RunnerPool:
         await self._started.wait()
         if self._is_over:
             raise _shutting_down()
-        began_ms = self._clock.now_ms()
         self._last_id += 1
         request_id = self._last_id
         future = self._waiting[request_id] = asyncio.get_running_loop().create_future()
@@ -161,8 +161,11 @@ class RunnerPool:
                     keep_alive_ms=keep_alive_ms,
                 )
             )
-            slot = Slot(await future, self._clock.now_ms() - began_ms)
+            slot = Slot(await future)
             yield slot
+        except EngineCrashed:
+            await self._noticed(plan.spec.key, slot)
+            raise
         finally:
             del self._waiting[request_id]
             self._post(Release(request_id, is_completed=slot is not None and slot.is_completed))
@@ -182,6 +185,14 @@ class RunnerPool:
             await self._all_gone()
         self._is_over = True
         self._wake.set()
+
+    async def _noticed(self, key: str, slot: Slot | None) -> None:
+        """Until the end of the process is known here too, so that whoever asks next is not given a dead engine."""
+        process = self._processes.get(key)
+        if process is not None and slot is not None and process.engine is slot.engine:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_NOTICE_S):
+                    await process.ended.wait()
 
     async def _all_gone(self) -> None:
         while self.runners and not self._is_over:
@@ -253,6 +264,7 @@ class RunnerPool:
         last = await self._live(process)
         del self._processes[process.spec.key]
         self._post(last)
+        process.ended.set()
 
     async def _live(self, process: _Process) -> Event:
         """Launch, serve, end. The last word on the process; it is gone when this returns."""

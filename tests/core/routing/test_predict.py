@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from ollamamax.core.routing.predict import (
     IMAGE_TOKENS,
+    MIN_OUTPUT_MS,
     MIN_OUTPUT_TOKENS,
     MIN_PROMPT_TOKENS,
     WEIGHT,
@@ -38,6 +39,7 @@ def test_the_first_sample_is_taken_whole_and_later_ones_by_weight() -> None:
         Sample(MIN_PROMPT_TOKENS - 1, 1.0, MIN_OUTPUT_TOKENS - 1, 1.0),
         Sample(1000, 0.0, 1000, 0.0),
         Sample(-5, 10.0),
+        Sample(output_tokens=1000, output_ms=MIN_OUTPUT_MS - 0.1),
     ],
 )
 def test_what_says_too_little_changes_nothing(sample: Sample) -> None:
@@ -49,6 +51,6 @@ def test_what_says_too_little_changes_nothing(sample: Sample) -> None:
 def test_an_average_stays_within_what_was_measured(speeds: list[float]) -> None:
     rates = Rates()
     for speed in speeds:
-        rates = learn(rates, Sample(output_tokens=1000, output_ms=1e6 / speed))
+        rates = learn(rates, Sample(output_tokens=10**6, output_ms=1e9 / speed))
     assert min(speeds) * 0.999 <= rates.decode_tps <= max(speeds) * 1.001
     assert rates.prefill_tps == rates.load_ms == 0

@@ -42,7 +42,8 @@ def new_session() -> aiohttp.ClientSession:
 class EngineHttp:
     """Talks to one base URL.
 
-    name: how errors call the engine.  api_key: sent as a bearer token where not "".  All methods raise EngineError.
+    name: how errors call the engine.  api_key: sent as a bearer token where not "".  keeps_streams: whether a
+    connection serves again after a streamed answer.  All methods raise EngineError.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class EngineHttp:
         name: str,
         api_key: str = "",
         deadlines: Deadlines | None = None,
+        keeps_streams: bool = True,
     ) -> None:
         limits = deadlines or Deadlines()
         self._session = session
@@ -60,6 +62,7 @@ class EngineHttp:
         self._headers = {"Content-Type": "application/json"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
+        self._stream_headers = self._headers if keeps_streams else {**self._headers, "Connection": "close"}
         connect_s = limits.connect_ms / 1000
         self._patient = aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=limits.idle_ms / 1000)
         self._brisk = aiohttp.ClientTimeout(total=limits.probe_ms / 1000, sock_connect=connect_s)
@@ -79,7 +82,7 @@ class EngineHttp:
             async with self._session.post(
                 self._base_url + path,
                 data=msgspec.json.encode(body),
-                headers=self._headers,
+                headers=self._stream_headers,
                 timeout=self._patient,
                 allow_redirects=False,
             ) as response:

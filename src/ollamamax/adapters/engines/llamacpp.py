@@ -83,7 +83,9 @@ class LlamaCppLauncher:
         try:
             port = await child.port()
             session = new_session()
-            http = EngineHttp(session, f"http://127.0.0.1:{port}", spec.name, api_key, _DEADLINES)
+            # llama.cpp offers to keep the connection of a stream and then closes it.
+            url = f"http://127.0.0.1:{port}"
+            http = EngineHttp(session, url, spec.name, api_key, _DEADLINES, keeps_streams=False)
             await http.get("/health", wire.health_decoder)
             props = await http.get("/props", wire.props_decoder)
         except BaseException as error:

@@ -25,7 +25,7 @@ _PREDICT_FACTOR: Final = 10
 _FINAL_FIELDS: Final = ["stop", "stop_type", "timings", "tokens_predicted"]
 
 
-class CompletionEvent(Struct):
+class CompletionEvent(Struct, frozen=True):
     """One event of a streamed /completion. tokens_predicted: counts all so far, those not told of included."""
 
     content: str = ""
@@ -38,46 +38,46 @@ class CompletionEvent(Struct):
     error: dict[str, Any] | None = None
 
 
-class Tokens(Struct):
+class Tokens(Struct, frozen=True):
     """The answer of /tokenize."""
 
     tokens: tuple[int, ...]
 
 
-class Content(Struct):
+class Content(Struct, frozen=True):
     """The answer of /detokenize."""
 
     content: str
 
 
-class Rendered(Struct):
+class Rendered(Struct, frozen=True):
     """The answer of /apply-template."""
 
     prompt: str
 
 
-class Capabilities(Struct):
+class Capabilities(Struct, frozen=True):
     """What llama.cpp found out about the chat template."""
 
     supports_tools: bool = False
     supports_tool_calls: bool = False
 
 
-class Props(Struct):
+class Props(Struct, frozen=True):
     """The part of /props that is read."""
 
     chat_template: str = ""
     chat_template_caps: Capabilities = Capabilities()
 
 
-class ForcedCall(Struct):
+class ForcedCall(Struct, frozen=True):
     """What a model says when it is held to `forced_call_schema`."""
 
     name: str
     arguments: msgspec.Raw
 
 
-class Anything(Struct):
+class Anything(Struct, frozen=True):
     """An answer of which only the arrival counts."""
 
 

@@ -1,5 +1,6 @@
 """An existing Ollama server as an engine."""
 
+from contextlib import aclosing
 from typing import Any
 
 import aiohttp
@@ -59,8 +60,9 @@ class OllamaEngine:
             raise Unsupported("Ollama's API can't force a tool call; leave tool_choice at auto, or use another engine")
         path, body = wire.request_path_and_body(request, served_as)
         gatherer = LineGatherer(self._name, request.top_logprobs if request.logprobs else -1)
-        async for chunks in relay(self._name, self._http.stream(path, body), LineSplitter(), gatherer):
-            yield chunks
+        async with aclosing(relay(self._name, self._http.stream(path, body), LineSplitter(), gatherer)) as stream:
+            async for chunks in stream:
+                yield chunks
 
     async def embed(self, request: EmbedRequest, served_as: str) -> EmbedResult:
         """Through /api/embed. Raises: EngineError, InputTooLong, BadRequest."""

@@ -32,7 +32,7 @@ _FRACTION: Final = re.compile(r"\.(\d+)")
 _FOREVER_YEAR: Final = 2200  # Ollama writes "forever" as some 292 years from now
 
 
-class Function(Struct):
+class Function(Struct, frozen=True):
     """A call's content."""
 
     name: str = ""
@@ -40,14 +40,14 @@ class Function(Struct):
     arguments: msgspec.Raw = msgspec.Raw()
 
 
-class Call(Struct):
+class Call(Struct, frozen=True):
     """A tool call, whole."""
 
     id: str = ""
     function: Function = Function()
 
 
-class LineMessage(Struct):
+class LineMessage(Struct, frozen=True):
     """`message` of a chat line."""
 
     content: str | None = None
@@ -55,7 +55,7 @@ class LineMessage(Struct):
     tool_calls: list[Call] | None = None
 
 
-class Line(Struct):
+class Line(Struct, frozen=True):
     """One line of /api/chat or /api/generate."""
 
     message: LineMessage | None = None
@@ -74,7 +74,7 @@ class Line(Struct):
     error: msgspec.Raw = msgspec.Raw()
 
 
-class Details(Struct):
+class Details(Struct, frozen=True):
     """`details` of a listed model."""
 
     parent_model: str | None = None
@@ -87,7 +87,7 @@ class Details(Struct):
     embedding_length: int | None = None
 
 
-class Listed(Struct):
+class Listed(Struct, frozen=True):
     """An entry of /api/tags or /api/ps."""
 
     name: str
@@ -101,13 +101,13 @@ class Listed(Struct):
     context_length: int = 0
 
 
-class Listing(Struct):
+class Listing(Struct, frozen=True):
     """/api/tags and /api/ps."""
 
     models: list[Listed] | None = None
 
 
-class Embedded(Struct):
+class Embedded(Struct, frozen=True):
     """The answer of /api/embed. null stands for NaN."""
 
     embeddings: list[list[float | None]]

@@ -4,6 +4,7 @@ Deliberate limits: such servers render prompts themselves, so a request with a t
 ids, can't be served here; token ids are not told.
 """
 
+from contextlib import aclosing
 from typing import Any, Final
 
 import aiohttp
@@ -98,8 +99,9 @@ class OpenAIEngine:
             lambda: f"call_{self._dice.token_hex(4)}",
             request.top_logprobs if request.logprobs else -1,
         )
-        async for chunks in relay(self._name, self._http.stream(path, body), EventSplitter(), gatherer):
-            yield chunks
+        async with aclosing(relay(self._name, self._http.stream(path, body), EventSplitter(), gatherer)) as stream:
+            async for chunks in stream:
+                yield chunks
 
     async def embed(self, request: EmbedRequest, served_as: str) -> EmbedResult:
         """Through /embeddings. Raises: EngineError, Unsupported, BadRequest."""

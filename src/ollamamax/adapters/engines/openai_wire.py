@@ -17,7 +17,7 @@ from ollamamax.core.types import ChatRequest, Message, TokenLogprob
 _IMAGE_KINDS: Final = ((b"\x89PNG", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"))
 
 
-class Timings(Struct):
+class Timings(Struct, frozen=True):
     """llama.cpp's measurements of one answer."""
 
     cache_n: int = 0
@@ -27,7 +27,7 @@ class Timings(Struct):
     predicted_ms: float = 0.0
 
 
-class Logprob(Struct):
+class Logprob(Struct, frozen=True):
     """One token of a `logprobs.content` list."""
 
     token: str = ""
@@ -36,20 +36,20 @@ class Logprob(Struct):
     top_logprobs: "list[Logprob] | None" = None
 
 
-class Logprobs(Struct):
+class Logprobs(Struct, frozen=True):
     """The `logprobs` object of a chat choice."""
 
     content: list[Logprob] | None = None
 
 
-class FunctionDelta(Struct):
+class FunctionDelta(Struct, frozen=True):
     """A piece of a call. arguments: text to append, or a whole object from servers that send one."""
 
     name: str | None = None
     arguments: msgspec.Raw = msgspec.Raw()
 
 
-class CallDelta(Struct):
+class CallDelta(Struct, frozen=True):
     """A piece of one of the calls."""
 
     index: int | None = None
@@ -57,7 +57,7 @@ class CallDelta(Struct):
     function: FunctionDelta | None = None
 
 
-class Delta(Struct):
+class Delta(Struct, frozen=True):
     """What a chat event adds."""
 
     content: str | None = None
@@ -66,7 +66,7 @@ class Delta(Struct):
     tool_calls: list[CallDelta] | None = None
 
 
-class Choice(Struct):
+class Choice(Struct, frozen=True):
     """One choice of an event; `text` is of /v1/completions. logprobs: left raw, its form differs by endpoint."""
 
     delta: Delta | None = None
@@ -75,13 +75,13 @@ class Choice(Struct):
     logprobs: msgspec.Raw = msgspec.Raw()
 
 
-class CachedTokens(Struct):
+class CachedTokens(Struct, frozen=True):
     """Part of the usage."""
 
     cached_tokens: int | None = None
 
 
-class Usage(Struct):
+class Usage(Struct, frozen=True):
     """Token counts."""
 
     prompt_tokens: int | None = None
@@ -89,7 +89,7 @@ class Usage(Struct):
     prompt_tokens_details: CachedTokens | None = None
 
 
-class Event(Struct):
+class Event(Struct, frozen=True):
     """One streamed event."""
 
     choices: list[Choice] | None = None
@@ -98,14 +98,14 @@ class Event(Struct):
     error: msgspec.Raw = msgspec.Raw()
 
 
-class Embedding(Struct):
+class Embedding(Struct, frozen=True):
     """One vector. null stands for NaN."""
 
     embedding: list[float | None]
     index: int = 0
 
 
-class Embeddings(Struct):
+class Embeddings(Struct, frozen=True):
     """The answer of /v1/embeddings."""
 
     data: list[Embedding]

@@ -26,7 +26,7 @@ def prune(manifests: ManifestFiles, blobs: BlobFiles, root: Path, now_ns: int) -
     Raises: StoreError.
     """
     with explained(root):
-        files = list(_walk(root))
+        files = list(_walk(root)) if root.exists() else []
         try:
             used = _used(files)
         except (OSError, CorruptManifest) as error:

@@ -128,7 +128,8 @@ WEIGHT: Final = 0.2
 """Of the newest sample: half of an average's weight lies on the last three."""
 MIN_PROMPT_TOKENS: Final = 8
 MIN_OUTPUT_TOKENS: Final = 4
-"""Shorter ones measure overhead, not speed."""
+MIN_OUTPUT_MS: Final = 5.0
+"""Shorter ones measure overhead or a buffer's content, not speed."""
 
 
 def moved(average: float, value: float) -> float:
@@ -141,7 +142,7 @@ def learn(rates: Rates, sample: Sample) -> Rates:
     prefill_tps, decode_tps, load_ms = rates.prefill_tps, rates.decode_tps, rates.load_ms
     if sample.prompt_tokens >= MIN_PROMPT_TOKENS and sample.prompt_ms > 0:
         prefill_tps = moved(prefill_tps, 1000.0 * sample.prompt_tokens / sample.prompt_ms)
-    if sample.output_tokens >= MIN_OUTPUT_TOKENS and sample.output_ms > 0:
+    if sample.output_tokens >= MIN_OUTPUT_TOKENS and sample.output_ms >= MIN_OUTPUT_MS:
         decode_tps = moved(decode_tps, 1000.0 * sample.output_tokens / sample.output_ms)
     if sample.load_ms > 0:
         load_ms = moved(load_ms, sample.load_ms)

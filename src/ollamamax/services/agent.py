@@ -1,0 +1,257 @@
+"""The agent: this node's own engines behind the port that every engine has.
+
+It finds the model, checks that it can do what is asked, waits for a slot (loading, evicting and restarting are the
+runner pool's work), asks the engine and passes the answer on.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Protocol
+
+from msgspec.structs import replace
+
+from ollamamax.core.errors import InputTooLong, Unsupported
+from ollamamax.core.modelspec import names
+from ollamamax.core.options import overlay
+from ollamamax.core.residency.machine import ResidencyConfig
+from ollamamax.core.residency.runner import Phase, Runner
+from ollamamax.core.types import (
+    FOREVER_MS,
+    ChatRequest,
+    Chunk,
+    EmbedRequest,
+    EmbedResult,
+    EngineKind,
+    EngineModel,
+    GenerationStats,
+    LoadedModel,
+    Message,
+    ModelDetails,
+    ModelRecord,
+    Options,
+    ResolvedModel,
+)
+from ollamamax.ports import ChunkStream, Clock, Dice, EngineLauncher, MachineProbe, Meter, RunningEngine
+from ollamamax.services.agent_launch import AUTOMATIC_SLOTS, AgentConfig, launch_plan, runner_key
+from ollamamax.services.agent_render import (
+    Dates,
+    Renderer,
+    check_capabilities,
+    conversation,
+    is_empty,
+    without_oldest,
+)
+from ollamamax.services.runners import LaunchPlan, RunnerPool
+
+__all__ = ["AgentConfig", "LocalAgent", "ModelLibrary"]
+
+_NS_PER_MS: Final = 1_000_000
+
+
+class ModelLibrary(Protocol):
+    """What the agent needs of the model store."""
+
+    async def resolve(self, model: str) -> ResolvedModel:
+        """Raises: InvalidName, ModelNotFound, StoreError, GgufError."""
+        ...
+
+    async def records(self) -> Sequence[ModelRecord]:
+        """All models of the store. Raises: StoreError."""
+        ...
+
+
+class LocalAgent:
+    """An Engine over all engines of this node. `run()` must run as a task; `close()` ends it."""
+
+    def __init__(
+        self,
+        library: ModelLibrary,
+        launcher: EngineLauncher,
+        machine: MachineProbe,
+        clock: Clock,
+        dice: Dice,
+        meter: Meter,
+        config: AgentConfig,
+    ) -> None:
+        self._library = library
+        self._clock = clock
+        self._dice = dice
+        self._config = config
+        residency = ResidencyConfig(
+            keep_alive_ms=config.keep_alive_ms,
+            max_loaded=config.max_loaded_models,
+            load_timeout_ms=config.load_timeout_ms,
+        )
+        self._pool = RunnerPool(launcher, machine, clock, meter, residency, config.gpu_overhead_bytes)
+        self._shown_as: dict[tuple[str, str], tuple[str, ModelDetails]] = {}
+        """By runner key and name. Kept for good: a few hundred bytes for each version of a model that was used."""
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Own the engines until `close` has ended; cancelling stops them at once."""
+        await self._pool.run()
+
+    def tick(self) -> None:
+        """Do what is due by the clock now; `run` does so by itself when real time passes."""
+        self._pool.tick()
+
+    async def close(self, grace_ms: float = 0.0) -> None:
+        """Take no new work, wait at most so long for answers, stop all engines. Idempotent."""
+        await self._pool.close(grace_ms)
+
+    def check_invariants(self) -> None:
+        """Raises: AssertionError."""
+        self._pool.check_invariants()
+
+    # -- what is known -----------------------------------------------------------------------------------------------
+
+    @property
+    def kind(self) -> EngineKind:
+        """LLAMACPP."""
+        return EngineKind.LLAMACPP
+
+    @property
+    def slots(self) -> int:
+        """Requests that one loaded model takes at once: as configured, else as those in memory do, else four."""
+        found = [runner.spec.parallel for runner in self._pool.runners if not runner.spec.embedding]
+        return self._config.num_parallel or max(found, default=AUTOMATIC_SLOTS)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that hold a slot."""
+        return sum(len(runner.serving) for runner in self._pool.runners)
+
+    @property
+    def last_load_ms(self) -> float:
+        """How long the last load took, 0 before the first."""
+        return self._pool.last_load_ms
+
+    def loaded(self) -> list[LoadedModel]:
+        """Models in memory, oldest first, under the names they were loaded by."""
+        return [self._row(runner) for runner in self._pool.runners if runner.phase is Phase.READY]
+
+    async def models(self) -> tuple[EngineModel, ...]:
+        """All models of the store. Raises: StoreError."""
+        running = {row.name: row for row in self.loaded()}
+        return tuple(
+            EngineModel(
+                key=names.key(record.name),
+                served_as=record.name,
+                loaded=record.name in running,
+                record=record,
+                running=running.get(record.name),
+                slots=1 if "embedding" in record.capabilities else 0,
+            )
+            for record in await self._library.records()
+        )
+
+    async def describe(self, served_as: str) -> dict[str, Any] | None:
+        """None: the store describes its models itself."""
+        return None
+
+    def _row(self, runner: Runner) -> LoadedModel:
+        spec = runner.spec
+        digest, details = self._shown_as[spec.key, spec.name]
+        is_on_gpu = self._pool.gpus > 0 and spec.gpu_layers != 0
+        return LoadedModel(
+            name=spec.name,
+            digest=digest,
+            size_bytes=runner.need_bytes,
+            vram_bytes=runner.need_bytes if is_on_gpu else 0,
+            context_length=spec.ctx_tokens,
+            expires_ns=self._expires_ns(runner),
+            details=details,
+        )
+
+    def _expires_ns(self, runner: Runner) -> int:
+        """While it is busy, as if its last request ended now; the past once it is to leave."""
+        now_ms, wall_ns = self._clock.now_ms(), self._clock.wall_ns()
+        if runner.condemned:
+            return wall_ns - 1
+        if runner.keep_alive_ms == FOREVER_MS:
+            return FOREVER_MS
+        at_ms = runner.expires_at_ms if runner.expires_at_ms is not None else now_ms + runner.keep_alive_ms
+        return wall_ns + int((at_ms - now_ms) * _NS_PER_MS)
+
+    # -- work --------------------------------------------------------------------------------------------------------
+
+    async def generate(self, request: ChatRequest, served_as: str) -> ChunkStream:
+        """Answer. An empty request loads the model, or with keep_alive 0 unloads it: one chunk.
+
+        Raises: ModelNotFound, Unsupported, TemplateError, NoMemory, LoadFailed, LoadTimeout, InputTooLong, EngineError.
+        """
+        began_ms = self._clock.now_ms()
+        model = await self._library.resolve(served_as)
+        if is_empty(request) and request.keep_alive_ms == 0:
+            self._pool.unload(runner_key(model))
+            yield [Chunk(done_reason="unload", stats=GenerationStats())]
+            return
+        check_capabilities(request, model)
+        options = overlay(model.options, request.options)
+        renderer = None
+        if not is_empty(request):
+            renderer = Renderer(request, model, options, self._dates(), self._call_id)
+        async with self._pool.slot(self._plan(model, options, request.shift), request.keep_alive_ms) as slot:
+            load_ms = self._clock.now_ms() - began_ms
+            if renderer is None:
+                slot.is_completed = True
+                yield [Chunk(done_reason="load", stats=GenerationStats(load_ms=load_ms))]
+                return
+            messages = conversation(request, model)
+            async with aclosing(_answer(slot.engine, renderer, messages, request.truncate, served_as)) as answer:
+                async for chunks in answer:
+                    last = chunks[-1] if chunks else None
+                    if last is not None and last.done_reason:
+                        slot.is_completed = True
+                        stats = replace(last.stats or GenerationStats(), load_ms=load_ms)
+                        chunks = [*chunks[:-1], replace(last, stats=stats)]
+                    yield chunks
+
+    async def embed(self, request: EmbedRequest, served_as: str) -> EmbedResult:
+        """Vectors; without inputs the model is only loaded.
+
+        Raises: ModelNotFound, Unsupported, NoMemory, LoadFailed, LoadTimeout, InputTooLong, EngineError.
+        """
+        began_ms = self._clock.now_ms()
+        model = await self._library.resolve(served_as)
+        if model.facts.pooling_type is None:
+            raise Unsupported("this model does not support embeddings")
+        options = overlay(model.options, request.options)
+        async with self._pool.slot(self._plan(model, options, shift=True), request.keep_alive_ms) as slot:
+            load_ms = self._clock.now_ms() - began_ms
+            result = await slot.engine.embed(replace(request, options=options), served_as)
+            slot.is_completed = True
+            return replace(result, load_ms=load_ms)
+
+    def _plan(self, model: ResolvedModel, options: Options, shift: bool) -> LaunchPlan:
+        plan = launch_plan(model, options, shift, self._config)
+        self._shown_as[plan.spec.key, plan.spec.name] = (model.digest, model.details)
+        return plan
+
+    def _dates(self) -> Dates:
+        today = datetime.fromtimestamp(self._clock.wall_ns() / 1e9, UTC).astimezone()
+        return Dates(today.date().isoformat(), (today.date() - timedelta(days=1)).isoformat())
+
+    def _call_id(self) -> str:
+        return f"call_{self._dice.token_hex(4)}"
+
+
+async def _answer(
+    engine: RunningEngine, renderer: Renderer, messages: tuple[Message, ...], truncate: bool, served_as: str
+) -> AsyncGenerator[list[Chunk], None]:
+    """The engine's answer, taken apart; the oldest messages are dropped one by one while the prompt is too long."""
+    while True:
+        asked = renderer.engine_request(messages)
+        parser = renderer.parser(asked)
+        try:
+            async with aclosing(engine.generate(asked, served_as)) as stream:
+                async for chunks in stream:
+                    yield parser.feed(chunks) if parser is not None else chunks
+            return
+        except InputTooLong:
+            shorter = without_oldest(messages) if truncate else None
+            if shorter is None:
+                raise
+            messages = shorter
