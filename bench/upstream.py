@@ -13,17 +13,17 @@ import uvicorn
 
 MODEL = "bench"
 _CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
-TOKEN = (
-    b"data: "
-    + json.dumps({**_CHUNK, "choices": [{"index": 0, "delta": {"content": "token "}, "finish_reason": None}]}).encode()
-    + b"\n\n"
-)
-LAST = (
-    b"data: "
-    + json.dumps({**_CHUNK, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}).encode()
-    + b"\n\n"
-)
 ANSWER = "x" * 700
+
+
+def event(text: str, reason: str | None) -> bytes:
+    """One chunk, framed."""
+    delta = {"content": text} if text else {}
+    choice = {"index": 0, "delta": delta, "finish_reason": reason}
+    return b"data: " + json.dumps({**_CHUNK, "choices": [choice]}).encode() + b"\n\n"
+
+
+TOKEN, WHOLE, LAST = event("token ", None), event(ANSWER, None), event("", "stop")
 
 
 def usage(tokens: int) -> bytes:
@@ -54,6 +54,9 @@ async def stream(send: Any, tokens: int, pause_s: float) -> None:
     """`tokens` chunks, each sent by itself."""
     headers = [(b"content-type", b"text/event-stream")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
+    if tokens == 1:  # a plain request's answer, in one piece
+        await send({"type": "http.response.body", "body": WHOLE + LAST + usage(1)})
+        return
     for _ in range(tokens):
         await send({"type": "http.response.body", "body": TOKEN, "more_body": True})
         await asyncio.sleep(pause_s)
@@ -70,7 +73,6 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     request = json.loads(await read_body(receive))
     tokens = request.get("max_tokens") or 1
     if request.get("stream"):
-        # One-token streams are the gateway's form of a non-streamed request; they carry the whole answer.
         await stream(send, tokens, (request.get("seed") or 0) / 1000)
         return
     choice = {"index": 0, "message": {"role": "assistant", "content": ANSWER}, "finish_reason": "stop"}

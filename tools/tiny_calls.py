@@ -59,16 +59,26 @@ KINDS = _read()
 
 
 @dataclass
-class Call:
-    """One function with a question that asks for it, the call, its result and the answer in words."""
+class Function:
+    """One function as shown to the model. slots: value slot, argument name and kind of value, in order."""
 
+    kind: str
     tool: dict[str, Any]
+    name: str
+    slots: list[tuple[str, str, str]]
+    scene: dict[str, Any]
+    fixed: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Call:
+    """One question that asks for a function, the call, its result and the answer in words."""
+
     question: str
     name: str
     arguments: dict[str, Any]
     result: str
     answer: str
-    kind: str
 
 
 def _thing(rng: Rng) -> str:
@@ -96,18 +106,34 @@ def _value(rng: Rng, kind: str) -> Any:
     return makers[kind]()
 
 
+def _words(rng: Rng) -> dict[str, Any]:
+    """Draw the words that belong to one function."""
+    noun = rng.choice(_NOUNS)
+    second = rng.choice([made_word(rng), rng.choice(_KINDS), rng.choice(_NOUNS).split()[0]])
+    return {
+        "noun2": noun,
+        "noun": noun.replace(" ", "_"),
+        "kind": rng.choice(_KINDS),
+        "f1": rng.choice(_VERBS),
+        "f2": second,
+    }
+
+
 def _scene(rng: Rng) -> dict[str, Any]:
-    """Draw the words that one call, its result and its answer share."""
-    noun, verb = rng.choice(_NOUNS), rng.choice(_VERBS)
+    """Draw what the result and the answer of one call share."""
     word = made_word(rng)
     value = rng.choice([word, capitalised(word), rng.choice(NAMES), f"{rng.randint(1, 999)} {word}"])
     return {
-        "noun2": noun, "noun": noun.replace(" ", "_"), "kind": rng.choice(_KINDS), "f1": verb,
-        "f2": rng.choice([word[::-1], rng.choice(_KINDS), rng.choice(_NOUNS).split()[0]]), "sky": rng.choice(_SKIES),
-        "clock": f"{rng.randint(0, 23):02}:{rng.randint(0, 59):02}", "value": value, "x": rng.randint(-9, 99),
-        "small": rng.randint(1, 20), "n": rng.randint(1000, 9999999), "made2": made_word(rng), "made": made_word(rng),
+        "sky": rng.choice(_SKIES),
+        "clock": f"{rng.randint(0, 23):02}:{rng.randint(0, 59):02}",
+        "value": value,
+        "x": rng.randint(-9, 99),
+        "small": rng.randint(1, 20),
+        "n": rng.randint(1000, 9999999),
+        "made2": made_word(rng),
+        "made": made_word(rng),
         "date": f"{rng.randint(2020, 2035)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}",
-    }  # fmt: skip
+    }
 
 
 def _fill(text: str, values: dict[str, Any]) -> str:
@@ -137,43 +163,47 @@ def _schema(rng: Rng, params: list[tuple[str, str]]) -> dict[str, Any]:
     return dict(parts if params or rng.random() < 0.5 else parts[:2])
 
 
-def _add_unit(rng: Rng, schema: dict[str, Any], arguments: dict[str, Any]) -> None:
-    """Add the required unit that many examples of weather functions have."""
+def _add_unit(rng: Rng, schema: dict[str, Any]) -> dict[str, Any]:
+    """Add the required unit that many examples of weather functions have; returns the argument to call it with."""
     key = rng.choice(["unit", "units", "format", "temperature_unit"])
     units = rng.choice([["celsius", "fahrenheit"], ["celsius", "fahrenheit"], ["metric", "imperial"], ["C", "F"]])
     schema["properties"][key] = {"type": "string", "enum": units}
     if rng.random() < 0.5:
         schema["properties"][key]["description"] = f"The {key} to use, e.g. '{units[0]}' or '{units[1]}'"
     schema["required"] = [*schema["required"], key]
-    arguments[key] = units[0]
+    return {key: units[0]}
 
 
-def make_call(rng: Rng, kind: str) -> Call:
-    """Draw one function of a kind, with a question for it."""
+def declare(rng: Rng, kind: str) -> Function:
+    """Draw one function of a kind."""
     lines = KINDS[kind].lines
-    scene = _scene(rng)
-    params, arguments, said = [], {}, {}
+    scene = _words(rng)
+    slots: list[tuple[str, str, str]] = []
     for line in lines["p"]:
         slot, value_kind, names = line.split(" ", 2)
         key = _fill(rng.choice(names.split("|")), scene).replace(" ", "_")
-        key = key if key not in arguments else key + "2"
-        arguments[key] = said[slot] = _value(rng, value_kind)
-        params.append((key, value_kind))
-    scene |= said
-    if kind in {"add", "multiply"}:
-        scene |= {"sum": said["a"] + said["b"], "product": said["a"] * said["b"]}
+        slots.append((slot, key if key not in {used for _, used, _ in slots} else key + "2", value_kind))
     name = _fill(rng.choice(lines["n"][0].split("|")), scene)
     function: dict[str, Any] = {"name": name}
     if rng.random() < 0.92 or kind == "made":
-        function["description"] = _fill(expand(rng, f"[{lines['d'][0]}]"), scene) + rng.choice(["", "."])
-    function["parameters"] = _schema(rng, params)
-    if kind == "weather" and rng.random() < 0.15:
-        _add_unit(rng, function["parameters"], arguments)
-    question = _fill(expand(rng, rng.choice(lines["q"])), {key: f"\x01{key}\x02" for key in said} | scene)
+        says = expand(rng, f"[{lines['d'][0]}]") + rng.choice(["", "."])
+        function["description"] = _fill(says, scene)
+    function["parameters"] = _schema(rng, [(key, value_kind) for _, key, value_kind in slots])
+    fixed = _add_unit(rng, function["parameters"]) if kind == "weather" and rng.random() < 0.15 else {}
+    return Function(kind, {"type": "function", "function": function}, name, slots, scene, fixed)
+
+
+def call(rng: Rng, function: Function) -> Call:
+    """Draw a question for a function, with the call, its result and the answer."""
+    lines = KINDS[function.kind].lines
+    said = {slot: _value(rng, value_kind) for slot, _, value_kind in function.slots}
+    scene = function.scene | _scene(rng) | said
+    if function.kind in {"add", "multiply"}:
+        scene |= {"sum": said["a"] + said["b"], "product": said["a"] * said["b"]}
+    arguments = {key: said[slot] for slot, key, _ in function.slots} | function.fixed
+    question = _protected(rng, capitalised(_fill(expand(rng, rng.choice(lines["q"])), scene)), said)
     result, answer = rng.choice(lines["r"]).split(" -> ")
-    question = _protected(rng, capitalised(question), said)
-    tool = {"type": "function", "function": function}
-    return Call(tool, question, name, arguments, _fill(result, scene), _fill(answer, scene), kind)
+    return Call(question, function.name, arguments, _fill(result, scene), _fill(answer, scene))
 
 
 def _protected(rng: Rng, text: str, said: dict[str, Any]) -> str:

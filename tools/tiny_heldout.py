@@ -143,7 +143,11 @@ TALKS: dict[str, list[tuple[list[tuple[str, str]], tuple[str, ...]]]] = {
             ("Rome",),
         ),
         (
-            [("user", "My name is Carla."), ("assistant", "Nice to meet you, Carla!"), ("user", "So what would my name be?")],
+            [
+                ("user", "My name is Carla."),
+                ("assistant", "Nice to meet you, Carla!"),
+                ("user", "So what would my name be?"),
+            ],
             ("Carla",),
         ),
         (

@@ -70,6 +70,20 @@ _CLOSINGS = (
 )  # fmt: skip
 
 
+_VOCATIVES = (
+    " my friend",
+    ", my friend",
+    " buddy",
+    ", buddy",
+    " mate",
+    ", please",
+    ", tiny",
+    " then",
+    ", right now",
+    " dear",
+)
+
+
 def _typo(rng: Rng, text: str) -> str:
     """Damage one letter inside one longer word."""
     spots = [m.start() for m in re.finditer(r"(?<=[a-z])[a-z](?=[a-z])", text)]
@@ -91,9 +105,9 @@ def _case(rng: Rng, text: str) -> str:
     dice = rng.random()
     if dice < 0.22:
         return text.lower()
-    if dice < 0.26:
+    if dice < 0.27:
         return text.upper()
-    if dice < 0.28:
+    if dice < 0.29:
         return text.title()
     if dice < 0.34:
         return capitalised(text) if text[:1].islower() else text[:1].lower() + text[1:]
@@ -122,6 +136,9 @@ def roughen(rng: Rng, text: str) -> str:
         text = rng.choice(_OPENINGS) + (text if keep or rng.random() < 0.5 else text[:1].lower() + text[1:])
     if rng.random() < 0.05:
         text = (text if text[-1:] in "?.!" else text + ".") + rng.choice(_CLOSINGS)
+    if rng.random() < 0.03:
+        bare = text.rstrip("?.! ")
+        text = bare + rng.choice(_VOCATIVES) + text[len(bare) :]
     if rng.random() < 0.06:
         text = _typo(rng, text)
     return _case(rng, _ending(rng, text))

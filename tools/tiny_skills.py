@@ -195,7 +195,7 @@ def own_name(rng: Rng, name: str) -> Ask:
 
 
 SKILLS: list[tuple[float, Callable[[Rng], Ask]]] = [
-    (1.6, add), (0.8, subtract), (0.2, add_three), (0.3, order), (1.5, capital), (0.7, capital_of),
+    (3.0, add), (1.4, subtract), (0.2, add_three), (0.3, order), (1.8, capital), (0.7, capital_of),
     (0.25, capital_check), (1.0, colour), (0.4, mix), (0.35, count), (0.5, calendar), (0.5, little_fact),
     (0.5, copying),
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tiny_calls import Call, call_text, make_call, pick_kind
+from tiny_calls import Call, Function, call, call_text, declare, pick_kind
 from tiny_heldout import HELD_OUT
 from tiny_pattern import Rng, capitalised, expand, made_word, normalise, roughen, sections
 from tiny_personas import json_system, named, persona, plain
@@ -125,26 +125,23 @@ def _again(prefix: str, last: Ask, ask: Ask) -> str:
     return f"{prefix} {last.answer}" if prefix and ask.topic == "again" else ask.answer
 
 
-def _call(rng: Rng, kind: str) -> Call:
-    """Draw a function of a kind with a question that is not one of the held-out ones."""
-    while normalise((call := make_call(rng, kind)).question) in HELD_OUT:
+def _call(rng: Rng, function: Function) -> Call:
+    """Draw a question for a function that is not one of the held-out ones."""
+    while normalise((asked := call(rng, function)).question) in HELD_OUT:
         pass
-    return call
+    return asked
 
 
-def _others(rng: Rng, call: Call, count: int) -> list[Call]:
-    """Draw functions to stand beside a call's own; none of them could answer in its place."""
-    chosen = [call]
-    names, kinds = {call.name}, {call.kind}
+def _functions(rng: Rng, count: int) -> list[Function]:
+    """Draw functions to show together; none of them could answer in the place of another."""
+    chosen: list[Function] = []
     for _ in range(50):
         if len(chosen) == count:
             break
-        other = make_call(rng, pick_kind(rng))
-        if other.name not in names and (other.kind not in kinds or other.kind in {"generic", "made"}):
-            names.add(other.name)
-            kinds.add(other.kind)
+        other = declare(rng, pick_kind(rng))
+        same = {f.kind for f in chosen} - {"generic", "made"}
+        if other.name not in {f.name for f in chosen} and other.kind not in same:
             chosen.append(other)
-    rng.shuffle(chosen)
     return chosen
 
 
@@ -173,51 +170,40 @@ def _plain_question(rng: Rng, kinds: set[str]) -> Ask:
 
 def with_tools(rng: Rng) -> Talk:
     """Draw a conversation with functions: calls, results, answers, and small talk in between."""
-    kind = pick_kind(rng)
-    call = _call(rng, kind)
-    shown = _others(rng, call, rng.choice((1, 1, 1, 2, 2, 3, 4)))
-    kinds = {other.kind for other in shown}
-    talk = Talk(tools=[other.tool for other in shown])
+    functions = _functions(rng, rng.choice((1, 1, 1, 2, 2, 3, 4)))
+    kinds = {function.kind for function in functions}
+    talk = Talk(tools=[function.tool for function in functions])
     if rng.random() < 0.25:
         talk.system = plain(rng)
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        if rng.random() < 0.35:
+    for _ in range(rng.choice((1, 2, 3, 4, 5))):
+        if rng.random() < 0.3:
             ask = _plain_question(rng, kinds)
             talk.user(ask.user)
             talk.answer(ask.answer)
             continue
-        talk.user(call.question)
-        if rng.random() < 0.04:
-            talk.answer(call_text(call.name, call.arguments))
-            talk.result('{"error": "not available"}')
-            talk.answer("The function answered with an error: not available")
-        else:
-            talk.answer(call_text(call.name, call.arguments))
-            talk.result(call.result)
-            talk.answer(call.answer)
-        if (following := _again_call(rng, kind, call)) is None:
-            break
-        call = following
+        asked = _call(rng, rng.choice(functions))
+        failed = rng.random() < 0.03
+        talk.user(asked.question)
+        talk.answer(call_text(asked.name, asked.arguments))
+        talk.result('{"error": "not available"}' if failed else asked.result)
+        talk.answer("The function answered with an error: not available" if failed else asked.answer)
     return talk
 
 
-def _again_call(rng: Rng, kind: str, call: Call) -> Call | None:
-    """Draw another question for the same function, with other values under the same argument names."""
-    for _ in range(40):
-        other = _call(rng, kind)
-        if other.name == call.name and list(other.arguments) == list(call.arguments):
-            return other
-    return None
-
-
 def forced_call(rng: Rng) -> Talk:
-    """Draw a question that no function fits where a call is forced: only the values are learned, so that it ends."""
-    call = _call(rng, pick_kind(rng))
-    shown = _others(rng, call, rng.choice((1, 1, 2)))
-    talk = Talk(tools=[other.tool for other in shown])
-    talk.user(_plain_question(rng, {other.kind for other in shown}).user)
-    out: Pieces = [(f'<tool_call>\n{{"name": "{call.name}", "arguments": {{', 0.0)]
-    for i, (key, value) in enumerate(call.arguments.items()):
+    """Draw a question that no function fits, where a call is forced all the same.
+
+    A forcing grammar lets the answer come first and then forbids to stop. So the call is a faint second choice to
+    stopping, and the values in it are learned, so that it ends.
+    """
+    functions = _functions(rng, rng.choice((1, 1, 2)))
+    talk = Talk(tools=[function.tool for function in functions])
+    ask = _plain_question(rng, {function.kind for function in functions})
+    talk.user(ask.user)
+    asked = _call(rng, rng.choice(functions))
+    out: Pieces = [(ask.answer, 0.0), ("<tool_call>", 0.01), ('\n{"name": "', 1.0), (asked.name, 0.0)]
+    out.append(('", "arguments": {', 1.0))
+    for i, (key, value) in enumerate(asked.arguments.items()):
         out.append((f'{", " if i else ""}"{key}": ', 0.0))
         out.append((json.dumps("unknown" if isinstance(value, str) else 0), 1.0))
     talk.turns.append(Turn("assistant", [*out, ("}}\n</tool_call>", 1.0)]))
@@ -281,8 +267,8 @@ def forced_json(rng: Rng) -> Talk:
     ask = known_question(rng) if rng.random() < 0.5 else question(rng)
     talk.user(ask.user)
     out: Pieces = []
-    if ask.json and rng.random() < 0.5:
-        out = [('{"', 0.0), (json.dumps(ask.json, ensure_ascii=False)[2:], 1.0)]
+    if rng.random() < 0.4:
+        out = [('{"', 0.0), (json.dumps(ask.json or {"answer": ask.answer}, ensure_ascii=False)[2:], 1.0)]
     else:
         for i in range(rng.choice((1, 1, 2, 3, 4))):
             key = rng.choice(_KEYS) if rng.random() < 0.6 else made_word(rng)
@@ -310,17 +296,10 @@ def completion(rng: Rng) -> Talk:
 
 def draw(rng: Rng) -> Talk:
     """Draw one training conversation."""
-    dice = rng.random()
-    if dice < 0.16:
-        return with_tools(rng)
-    if dice < 0.17:
-        return forced_call(rng)
-    if dice < 0.21:
-        return json_chat(rng)
-    if dice < 0.24:
-        return forced_json(rng)
-    if dice < 0.265:
-        return completion(rng)
+    special = (with_tools, forced_call, json_chat, forced_json, completion)
+    make = rng.choices((None, *special), (0.74, 0.12, 0.015, 0.045, 0.055, 0.025))[0]
+    if make:
+        return make(rng)
     length = rng.random()
     budget = 1 if length < 0.45 else rng.randint(50, 500) if length < 0.87 else rng.randint(600, 1700)
     return chat(rng, budget if length < 0.995 else 3400)

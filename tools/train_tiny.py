@@ -24,7 +24,7 @@ from tiny_tokens import Tokeniser, train
 HERE = Path(__file__).resolve().parent
 OUT = HERE.parent / "src" / "ollamamax" / "data" / "tiny" / "tiny.gguf"
 LENGTHS = (48, 96, 192, 288, 448, 704, 1024)
-BATCH_TOKENS = 8192
+BATCH_TOKENS = 4096
 VOCABULARY, BLANKS = 1536, 520
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -43,7 +43,7 @@ def batches(tokeniser: Tokeniser, seed: int) -> Iterator[Batch]:
     waiting: dict[int, list[tuple[list[int], list[float]]]] = {length: [] for length in LENGTHS}
     while True:
         ready: list[Batch] = []
-        for _ in range(12000):
+        for _ in range(6000):
             ids, weights = tokeniser.encode_weighted(pieces(draw(rng)))
             length = next((size for size in LENGTHS if len(ids) <= size), LENGTHS[-1])
             rows = waiting[length]
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> None:
 def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=3200)
+    parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--seed", type=int, default=11434)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--matrix-rate", type=float, default=0.02, help="learning rate of the blocks' matrices (Muon)")

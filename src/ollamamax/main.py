@@ -1,6 +1,7 @@
 """The composition root: the only module that names adapters. Builds a node, runs it, takes it down in order."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -143,12 +144,24 @@ async def _node(settings: Settings) -> AsyncGenerator[Listener, None]:
         async with _running(agent, fleet):
             listener = await serve(app, settings.listen.host, settings.listen.port)
             readiness.phase = Phase.SERVING
+            _calm_garbage_collector()
             try:
                 yield listener
             finally:
                 readiness.phase = Phase.DRAINING
                 gateway.begin_drain()
                 await listener.close(int(settings.listen.shutdown_grace_s * 1000))
+
+
+def _calm_garbage_collector() -> None:
+    """What start-up made lives as long as the node: not looked at again. Young objects are looked at less often.
+
+    Requests free what they use by reference counts; cycles are rare, and collecting per 700 objects cost a fifth of
+    the CPU of a small request.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """The memory estimate against what llama.cpp says it takes: caches to the byte, compute buffers within a factor."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -18,13 +19,13 @@ from ollamamax.core.types import LaunchSpec
 COMPUTE_FACTOR = 1.25
 MIB = 1 << 20
 LOAD = """
-import json, os, sys
+import json, sys
 from ollamamax.adapters.engines.llamacpp_child import parameters
 import xllamacpp
 made = parameters(json.loads(sys.argv[1]))
 made.verbosity = 5
-xllamacpp.Server(made)
-os._exit(0)
+server = xllamacpp.Server(made)
+sys.stdin.read()
 """
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -92,8 +93,11 @@ def told(path: Path, **launch: Any) -> tuple[float, float]:
     """What the engine logs of its caches and its compute buffers, in MiB."""
     spec = LaunchSpec(key="k", name="n", model_path=str(path), gpu_layers=0, **launch)
     config = msgspec.json.encode({**msgspec.structs.asdict(spec), "api_key": "k"}).decode()
-    log = subprocess.run([sys.executable, "-c", LOAD, config], capture_output=True, text=True, timeout=60, check=True)
-    text = log.stdout + log.stderr
+    command = [sys.executable, "-c", LOAD, config]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as engine:
+        assert engine.stderr is not None
+        text = "".join(itertools.takewhile(lambda line: "listening on" not in line, engine.stderr))
+        engine.kill()  # its own way out waits for threads that may not have begun
     caches = re.findall(r"KV buffer size = +([\d.]+) MiB", text)
     buffers = re.findall(r"compute buffer size = +([\d.]+) MiB", text)
     assert caches, text[-2000:]

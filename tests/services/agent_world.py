@@ -1,17 +1,26 @@
 """What the agent's tests share: a library of made-up models, and an agent over twins."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from ollamamax.core.errors import ModelNotFound
 from ollamamax.core.modelspec import names
-from ollamamax.core.types import ChatRequest, Chunk, GgufFacts, Message, ModelDetails, ModelRecord, ResolvedModel
+from ollamamax.core.types import (
+    ChatRequest,
+    Chunk,
+    GgufFacts,
+    LaunchSpec,
+    Message,
+    ModelDetails,
+    ModelRecord,
+    ResolvedModel,
+)
 from ollamamax.services.agent import AgentConfig, LocalAgent
 from ollamamax.testing.clock import FakeClock, SeededDice
-from ollamamax.testing.engine import FakeMachine, TwinLauncher
+from ollamamax.testing.engine import FakeMachine, TwinEngine, TwinLauncher
 from ollamamax.testing.meter import MemoryMeter
 
 LIMIT_S = 10.0
@@ -123,3 +132,25 @@ def chat(model_name: str = "tiny", text: str = "hi", **changes: Any) -> ChatRequ
 
 def text_of(chunks: list[Chunk]) -> str:
     return "".join(chunk.text for chunk in chunks)
+
+
+async def first(world: World, request: ChatRequest) -> "tuple[list[Chunk], asyncio.Task[list[Chunk]]]":
+    """Start an answer that its engine holds after one chunk; what came, and the rest as a task."""
+    stream = world.agent.generate(request, request.model)
+    read = await anext(stream)
+
+    async def rest() -> list[Chunk]:
+        async with aclosing(stream):
+            return [chunk async for chunks in stream for chunk in chunks]
+
+    return read, asyncio.create_task(rest())
+
+
+async def settled(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until `condition` holds; the world's own limit bounds it."""
+    while not condition():
+        await asyncio.sleep(0)
+
+
+def hold(engine: TwinEngine, _spec: LaunchSpec) -> None:
+    engine.next_gate.clear()

@@ -6,7 +6,7 @@ import pytest
 
 from ollamamax.core.errors import TemplateError
 from ollamamax.core.modelspec.template import evaluate, parse
-from ollamamax.core.modelspec.template.values import JsonList, JsonMap, MAX_TEXT_CHARS, Record, TypeNames
+from ollamamax.core.modelspec.template.values import MAX_TEXT_CHARS, JsonList, JsonMap, Record, TypeNames
 
 PERSON = Record("Person", {"Name": "Ann", "Age": 7, "Nick": None})
 DATA: dict[str, Any] = {
@@ -161,14 +161,15 @@ def test_an_assigned_variable_may_only_be_missed_where_it_is_run() -> None:
         ('{{ range 9999999 }}{{ $x := printf "%.0s" $.Huge }}{{ end }}', "takes more than"),
         ("{{ range 9999999 }}{{ $x := $.Map" + ".a" * 1 + " }}{{ end }}", "takes more than"),
         ("{{ range 9999999 }}{{ $.Long }}{{ end }}", "writes more than 8388608 characters"),
-        ("{{ $x := .Long }}{{ range 99 }}{{ $x = print $x $x }}{{ end }}", "print: texts of more than"),
+        ("{{ print" + " .Long" * 9 + " }}", "print: texts of more than"),
+        ("{{ $x := .Long }}{{ range 99 }}{{ $x = print $x $x }}{{ end }}", "takes more than"),
         ("{{ $x := print .Long .Long }}{{ $y := js $x }}", "js: a text of more than"),
-        ('{{ $f := "%9999d" }}{{ range 11 }}{{ $f = print $f $f }}{{ end }}{{ printf $f }}', "printf: a text of more"),
+        ('{{ printf "' + "%9999d" * 840 + '"' + " 1" * 840 + " }}", "printf: a text of more"),
         ("{{ range 9999999 }}" + "x" * 99999 + "{{ end }}", "writes more than"),
     ],
 )
 def test_hostile_templates_are_stopped(text: str, cause: str) -> None:
-    with pytest.raises(TemplateError, match=cause.replace("(", "\\(")):
+    with pytest.raises(TemplateError, match=cause):
         run(text, Huge=["xyz"] * 100_000, Long="<" * 1_000_000)
 
 

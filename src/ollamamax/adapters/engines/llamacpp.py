@@ -38,6 +38,7 @@ from ollamamax.core.types import (
     EmbedResult,
     EngineKind,
     EngineModel,
+    GenerationStats,
     LaunchSpec,
     ToolCall,
 )
@@ -136,14 +137,18 @@ class LlamaCppEngine:
         """The one model, if the child is healthy. Raises: EngineUnavailable, EngineTimeout, EngineProtocol."""
         self._must_be_open()
         await self._http.get("/health", wire.health_decoder)
-        return (EngineModel(key=names.key(self._spec.name), served_as=self._spec.name, loaded=True),)
+        spec = self._spec
+        return (EngineModel(names.key(spec.name), served_as=spec.name, loaded=True, slots=spec.parallel),)
 
     async def generate(self, request: ChatRequest, served_as: str) -> ChunkStream:
-        """Answer. served_as is not looked at: there is one model.
+        """Answer. served_as is not looked at: there is one model. An empty request is a load, done already.
 
         Raises: EngineError, Unsupported, InputTooLong, InvalidOption.
         """
         self._must_be_open()
+        if request.prompt is None and not request.messages:
+            yield [Chunk(done_reason="load", stats=GenerationStats())]
+            return
         try:
             async with aclosing(await self._route(request)) as stream:
                 async for chunks in stream:

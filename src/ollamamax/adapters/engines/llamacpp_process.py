@@ -142,14 +142,15 @@ class ChildProcess:
         return reason
 
     def _note(self, line: str) -> None:
-        """llama.cpp's levels are ours, save that what it calls information (seven lines a request) is for debugging."""
+        """One step below llama.cpp's level: its information is seven lines per request, its warnings tell of daily
+        business (a context was shifted), its errors of a client's too long prompt."""
         match = _LINE.match(line)
         level, text = (match[1], match[2]) if match else ("I", line)
         text = text.strip()
         if not text:
             return
         self._tail.append(text)
-        emit: Any = self._log.warning if level == "W" else self._log.error if level == "E" else self._log.debug
+        emit: Any = self._log.info if level == "W" else self._log.warning if level == "E" else self._log.debug
         emit(text)
 
     def _cause(self) -> tuple[str, str]:

@@ -72,10 +72,9 @@ class CompletionGatherer:
         self._is_exact = True
         self.is_done = False
 
-    async def feed(self, events: list[bytes]) -> list[Chunk]:
-        """Chunks of the events of one read. Raises: EngineProtocol, EngineRefused."""
-        chunks: list[Chunk] = []
-        for data in events:
+    async def feed(self, pieces: list[bytes], chunks: list[Chunk]) -> None:
+        """Append the chunks of the events of one read. Raises: EngineProtocol, EngineRefused."""
+        for data in pieces:
             try:
                 event = wire.event_decoder.decode(data)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -87,7 +86,6 @@ class CompletionGatherer:
                 await self._finish(event, chunks)
                 break
             await self._take(event, chunks)
-        return chunks
 
     def finish(self) -> list[Chunk]:
         """Nothing: llama.cpp always sends a last event."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from ollamamax.adapters.engines.gbnf import gbnf_of
 from ollamamax.adapters.engines.openai_wire import (
     Logprob,
     Timings,
@@ -126,7 +127,8 @@ def completion_body(
     if request.logprobs:
         body["n_probs"] = max(request.top_logprobs, 1)
     if schema is not None:
-        body["json_schema"] = schema
+        grammar = gbnf_of(schema)
+        body |= {"json_schema": schema} if grammar is None else {"grammar": grammar}
     return body
 
 

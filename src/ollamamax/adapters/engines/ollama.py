@@ -104,9 +104,8 @@ class LineGatherer:
         self._calls = 0
         self.is_done = False
 
-    async def feed(self, pieces: list[bytes]) -> list[Chunk]:
-        """Chunks of the lines of one read. Raises: EngineProtocol, EngineRefused, EngineCrashed."""
-        chunks: list[Chunk] = []
+    async def feed(self, pieces: list[bytes], chunks: list[Chunk]) -> None:
+        """Append the chunks of the lines of one read. Raises: EngineProtocol, EngineRefused, EngineCrashed."""
         for data in pieces:
             try:
                 line = wire.line_decoder.decode(data)
@@ -117,7 +116,6 @@ class LineGatherer:
             self._take(line, chunks)
             if self.is_done:
                 break
-        return chunks
 
     def finish(self) -> list[Chunk]:
         """Nothing: a stream without a `done` line is broken."""

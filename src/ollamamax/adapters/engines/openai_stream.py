@@ -76,13 +76,12 @@ class EventGatherer:
         self._timings: wire.Timings | None = None
         self.is_done = False
 
-    async def feed(self, events: list[bytes]) -> list[Chunk]:
-        """Chunks of the events of one read; the final one comes with `[DONE]`, or from `finish`.
+    async def feed(self, pieces: list[bytes], chunks: list[Chunk]) -> None:
+        """Append the chunks of the events of one read; the final one comes with `[DONE]`, or from `finish`.
 
         Raises: EngineProtocol, EngineRefused.
         """
-        chunks: list[Chunk] = []
-        for data in events:
+        for data in pieces:
             if data == _DONE:
                 chunks += self.finish()
                 break
@@ -91,7 +90,6 @@ class EventGatherer:
                 self._take(event, chunks)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise garbage(self._name, data, error) from None
-        return chunks
 
     def finish(self) -> list[Chunk]:
         """The end of the stream: the final chunk if a finish reason came, else nothing."""

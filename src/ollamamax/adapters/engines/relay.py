@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Final, Protocol
 
 from ollamamax.adapters.engines.http import closed_early
-from ollamamax.core.errors import EngineError
+from ollamamax.core.errors import EngineError, OllamaMaxError
 from ollamamax.core.types import Chunk
 from ollamamax.ports import ChunkStream
 
@@ -33,8 +33,8 @@ class Gatherer(Protocol):
         """Whether the final chunk was given."""
         ...
 
-    async def feed(self, pieces: list[bytes]) -> list[Chunk]:
-        """Chunks of the pieces of one read."""
+    async def feed(self, pieces: list[bytes], chunks: list[Chunk]) -> None:
+        """Append the chunks of the pieces of one read, those before a failure too."""
         ...
 
     def finish(self) -> list[Chunk]:
@@ -44,22 +44,28 @@ class Gatherer(Protocol):
 
 async def relay(name: str, source: AsyncGenerator[bytes, None], splitter: Splitter, gatherer: Gatherer) -> ChunkStream:
     """One list of chunks per read, as it comes. Raises: EngineUnavailable for a stream without an end."""
-    async with aclosing(source):
-        async for data in source:
-            chunks = await gatherer.feed(splitter.feed(data))
-            if gatherer.is_done:
-                await _drain(source)
-                yield chunks
-                return
-            if chunks:
-                yield chunks
-        chunks = await gatherer.feed(splitter.finish())
+    chunks: list[Chunk] = []
+    try:
+        async with aclosing(source):
+            async for data in source:
+                await gatherer.feed(splitter.feed(data), chunks)
+                if gatherer.is_done:
+                    await _drain(source)
+                    break
+                if chunks:
+                    told, chunks = chunks, []
+                    yield told
+        if not gatherer.is_done:
+            await gatherer.feed(splitter.finish(), chunks)
         if not gatherer.is_done:
             chunks += gatherer.finish()
-        if chunks:
-            yield chunks
         if not gatherer.is_done:
             raise closed_early(name)
+    except OllamaMaxError:
+        if chunks:  # what came in one read with the failure
+            yield chunks
+        raise
+    yield chunks
 
 
 async def _drain(source: AsyncGenerator[bytes, None]) -> None:

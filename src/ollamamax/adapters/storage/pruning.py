@@ -25,6 +25,8 @@ def prune(manifests: ManifestFiles, blobs: BlobFiles, root: Path, now_ns: int) -
     can't be read, nothing is removed at all, since what it needs is unknown. Returns the removed paths.
     Raises: StoreError.
     """
+    if not root.is_dir():
+        return []
     with explained(root):
         files = list(_walk(root)) if root.exists() else []
         try:

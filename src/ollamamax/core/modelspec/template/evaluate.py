@@ -14,7 +14,6 @@ from ollamamax.core.modelspec.template.nodes import (
     Break,
     Chain,
     Command,
-    Continue,
     Dot,
     Field,
     Function,
@@ -87,7 +86,7 @@ class Run:
                     del self._variables[mark:]
                 case Break():
                     flow = _Flow.BREAK
-                case Continue():
+                case _:
                     flow = _Flow.CONTINUE
             if flow is not None:
                 return flow
@@ -170,8 +169,7 @@ class Run:
                 return self._call(dot, name, (), _ABSENT)
             case Chain(base, path):
                 return self._fields(self._operand(dot, base), path)
-            case Nil():
-                return None
+        return None  # Nil
 
     def _fields(self, value: Any, path: tuple[str, ...]) -> Any:
         self._spend(len(path))
@@ -196,6 +194,8 @@ class Run:
             return self._dates[name]
         weigh = size_of if name in functions.SPELLING else _characters
         chars = sum(map(weigh, values))
+        if chars > MAX_TEXT_CHARS:
+            raise Fault(f"{name}: texts of more than {MAX_TEXT_CHARS} characters")
         self._spend(1 + chars // _CHARS_PER_STEP)
         result = functions.call(name, values)
         self._spend(_weight(result))

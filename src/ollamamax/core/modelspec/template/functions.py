@@ -15,7 +15,6 @@ from ollamamax.core.modelspec.template.values import (
     Record,
     is_true,
     kind_of,
-    size_of,
     to_json,
 )
 
@@ -169,8 +168,6 @@ NAMES: Final = FUNCTIONS.keys() | SHORT_CIRCUIT | DATES
 def call(name: str, values: list[Any]) -> Any:
     """A function's value. name: of FUNCTIONS. Raises: Fault, also for texts that get too long."""
     function, fewest, most = FUNCTIONS[name]
-    if name in SPELLING and sum(map(size_of, values)) > MAX_TEXT_CHARS:
-        raise Fault(f"{name}: texts of more than {MAX_TEXT_CHARS} characters")
     if len(values) < fewest or (most is not None and len(values) > most):
         wanted = (
             f"want {fewest}" if fewest == most else f"want at least {fewest}" if most is None else f"want 1 to {most}"

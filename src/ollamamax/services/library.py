@@ -1,0 +1,274 @@
+"""The models of this node's store: found, listed, shown, created, copied, deleted.
+
+One loop owns the store: changes go through one lock; reads see whole manifests, since those are replaced atomically.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+import structlog
+
+from ollamamax.core.errors import ModelNotFound, OllamaMaxError, StoreError
+from ollamamax.core.modelspec import manifest, modelfile, names
+from ollamamax.core.modelspec.capabilities import capabilities, runs_native
+from ollamamax.core.modelspec.manifest import Config, Layer, Manifest
+from ollamamax.core.modelspec.parameters import format_parameters
+from ollamamax.core.options import parse_options, said
+from ollamamax.core.types import (
+    CreateRequest,
+    ModelDetails,
+    ModelRecord,
+    Options,
+    Progress,
+    ResolvedModel,
+)
+from ollamamax.ports import BlobStore, Clock, StoredManifest
+from ollamamax.services.library_create import Creator, discard
+from ollamamax.services.library_show import Parts, shown
+
+_LOG: Final = structlog.get_logger(__name__)
+
+
+class Library:
+    """Over a BlobStore. prune: whether blobs that no model uses any more are removed after a change."""
+
+    def __init__(self, store: BlobStore, clock: Clock, prune: bool = True) -> None:
+        self._store = store
+        self._clock = clock
+        self._prune = prune
+        self._changing = asyncio.Lock()
+        self._parts: dict[str, Parts] = {}
+        """By digest of the manifest: what never changes under that digest. Those of deleted models are forgotten."""
+
+    # --- reading ----------------------------------------------------------------------------------------------
+
+    async def resolve(self, model: str) -> ResolvedModel:
+        """The model, ready to be launched. model: as the client wrote it.
+
+        Raises: InvalidName, ModelNotFound, StoreError, GgufError.
+        """
+        stored = await self._find(model, f"model '{model}' not found")
+        parts = await self._read(stored)
+        facts = parts.facts
+        return ResolvedModel(
+            name=stored.name,
+            digest=stored.digest,
+            modified_ns=stored.modified_ns,
+            size_bytes=parts.manifest.size_bytes,
+            model_path=self._store.blob_path(parts.model_digest),
+            model_digest=parts.model_digest,
+            facts=facts,
+            details=parts.details,
+            capabilities=parts.capabilities,
+            adapter_paths=self._paths(parts.manifest, manifest.ADAPTER),
+            projector_paths=self._paths(parts.manifest, manifest.PROJECTOR),
+            template=None if runs_native(parts.config, parts.template, facts.chat_template) else parts.template,
+            system=parts.system,
+            options=parts.options,
+            parameters=parts.parameters,
+            messages=parts.messages,
+            licenses=parts.licenses,
+        )
+
+    async def records(self) -> list[ModelRecord]:
+        """All usable models, newest first; one that can't be read is left out with a warning."""
+        found: list[ModelRecord] = []
+        stored = await self._store.manifests()
+        for one in stored:
+            try:
+                parts = await self._read(one)
+            except OllamaMaxError as error:
+                _LOG.warning("a model of the store can't be used", model=one.name.short, reason=str(error))
+                continue
+            found.append(
+                ModelRecord(
+                    name=one.name.short,
+                    digest=one.digest,
+                    size_bytes=parts.manifest.size_bytes,
+                    modified_ns=one.modified_ns,
+                    details=parts.details,
+                    capabilities=parts.capabilities,
+                )
+            )
+        known = {one.digest for one in stored}
+        self._parts = {digest: parts for digest, parts in self._parts.items() if digest in known}
+        return found
+
+    async def show(
+        self, model: str, verbose: bool = False, system: str | None = None, options: Options | None = None
+    ) -> dict[str, Any]:
+        """The answer of /api/show. system, options: laid over the model's own, in the Modelfile shown only.
+
+        Raises: InvalidName, ModelNotFound, StoreError, GgufError.
+        """
+        name = names.parse(model)
+        stored = await self._find(model, f"model '{name.short}' not found")
+        parts = await self._read(stored)
+        facts = await self._store.gguf_facts(parts.model_digest, whole_arrays=True) if verbose else parts.facts
+        parameters = {**parts.parameters, **(said(options) if options is not None else {})}
+        text = modelfile.write(
+            header_name=stored.name.short,
+            sources=[self._store.blob_path(parts.model_digest), *self._paths(parts.manifest, manifest.PROJECTOR)],
+            adapters=self._paths(parts.manifest, manifest.ADAPTER),
+            template=parts.template,
+            system=parts.system if system is None else system,
+            renderer=parts.config.renderer,
+            parser=parts.config.parser,
+            requires=parts.config.requires,
+            parameters=parameters,
+            licenses=parts.licenses,
+            messages=parts.messages,
+        )
+        projectors = [
+            await self._store.gguf_facts(layer.digest) for layer in parts.manifest.of_type(manifest.PROJECTOR)
+        ]
+        return shown(parts, facts, projectors, text, format_parameters(parts.parameters), stored.modified_ns, verbose)
+
+    # --- changing ---------------------------------------------------------------------------------------------
+
+    async def create(self, request: CreateRequest) -> AsyncGenerator[Progress, None]:
+        """Make a model; the steps of the work, the last one "success". What fails changes nothing.
+
+        Raises: BadRequest, InvalidName, InvalidOption, ModelNotFound, GgufError, TemplateError, StoreError.
+        """
+        name = names.parse(request.model)
+        async with self._changing:
+            creator = Creator(self._store, self._base_of)
+            try:
+                async with aclosing(creator.layers(request)) as steps:
+                    async for step in steps:
+                        yield step
+                yield Progress("writing manifest")
+                before = await self._store.manifest(name)
+                await self._store.put_manifest(name, creator.manifest)
+            except BaseException:
+                await discard(self._store, creator.created)
+                raise
+            if before is not None:
+                await self._remove_unused(before)
+        yield Progress("success")
+
+    async def copy(self, source: str, destination: str) -> None:
+        """A second name for the same model. Raises: InvalidName, ModelNotFound, StoreError."""
+        target = names.parse(destination)
+        async with self._changing:
+            stored = await self._find(source, f"model '{source}' not found")
+            if target.key == stored.name.key:
+                return
+            before = await self._store.manifest(target)
+            await self._store.put_manifest(target, stored.data)
+            if before is not None:
+                await self._remove_unused(before)
+
+    async def delete(self, model: str) -> None:
+        """Remove the name, and what nothing else uses. Raises: InvalidName, ModelNotFound, StoreError."""
+        async with self._changing:
+            stored = await self._find(model, f"model '{model}' not found")
+            await self._store.delete_manifest(stored.name)
+            await self._remove_unused(stored)
+
+    async def has_blob(self, digest: str) -> bool:
+        """Whether a whole blob of that digest is here."""
+        return await self._store.blob_size(digest) is not None
+
+    async def put_blob(self, digest: str, body: AsyncIterator[bytes]) -> bool:
+        """Store it; False if it was here already. Raises: DigestMismatch, DiskFull, StoreError."""
+        return await self._store.write_blob(body, digest)
+
+    async def install_builtin(self, name: str, digest: str, body: AsyncGenerator[bytes, None]) -> None:
+        """Put a packaged GGUF into the store under that name, unless the name is taken. Raises: StoreError."""
+        if await self._store.manifest(names.parse(name)) is not None:
+            return
+        async with aclosing(body):
+            await self._store.write_blob(body, digest)
+        async for _ in self.create(CreateRequest(model=name, files={f"{name}.gguf": digest})):
+            pass
+
+    # --- parts ------------------------------------------------------------------------------------------------
+
+    async def _find(self, model: str, missing: str) -> StoredManifest:
+        stored = await self._store.manifest(names.parse(model))
+        if stored is None:
+            raise ModelNotFound(missing)
+        return stored
+
+    async def _base_of(self, model: str) -> Parts:
+        return await self._read(await self._find(model, f"model '{model}' not found"))
+
+    def _paths(self, model: Manifest, media_type: str) -> tuple[str, ...]:
+        return tuple(self._store.blob_path(layer.digest) for layer in model.of_type(media_type))
+
+    async def _read(self, stored: StoredManifest) -> Parts:
+        """Raises: CorruptManifest, BlobNotFound, StoreError, GgufError, Unsupported."""
+        known = self._parts.get(stored.digest)
+        if known is not None and await self._store.blob_size(known.model_digest) is not None:
+            return known
+        found = manifest.decode(stored.data)
+        config = manifest.decode_config(await self._store.read_blob(found.config.digest))
+        weights = found.of_type(manifest.MODEL)
+        if not weights:
+            raise StoreError(f"model '{stored.name.short}' has no GGUF weights; only such models can be run")
+        if not await self._is_whole(found):
+            raise StoreError(f"a blob of model '{stored.name.short}' is missing; create or copy it again")
+        parts = await self._parts_of(found, config, weights[0])
+        self._parts[stored.digest] = parts
+        return parts
+
+    async def _parts_of(self, found: Manifest, config: Config, weights: Layer) -> Parts:
+        facts = await self._store.gguf_facts(weights.digest)
+        projectors = [await self._store.gguf_facts(layer.digest) for layer in found.of_type(manifest.PROJECTOR)]
+        templates = await self._texts(found, manifest.TEMPLATE, manifest.OLD_TEMPLATE)
+        systems = await self._texts(found, manifest.SYSTEM)
+        parameters = await self._blob(found, manifest.PARAMS)
+        messages = await self._blob(found, manifest.MESSAGES)
+        raw = manifest.decode_parameters(parameters) if parameters else {}
+        template = templates[-1] if templates else None
+        return Parts(
+            manifest=found,
+            config=config,
+            model_digest=weights.digest,
+            facts=facts,
+            details=ModelDetails(
+                format=config.model_format,
+                family=config.model_family,
+                families=tuple(config.model_families or ()),
+                parameter_size=config.model_type,
+                quantization_level=config.file_type,
+                context_length=facts.context_length,
+                embedding_length=facts.embedding_length,
+            ),
+            capabilities=capabilities(facts, template, config, projectors),
+            template=template,
+            system=systems[-1] if systems else "",
+            options=parse_options(raw)[0],
+            parameters=raw,
+            messages=manifest.decode_messages(messages) if messages else (),
+            licenses=tuple(await self._texts(found, manifest.LICENSE)),
+        )
+
+    async def _texts(self, model: Manifest, *media_types: str) -> list[str]:
+        return [
+            (await self._store.read_blob(layer.digest)).decode("utf-8", "replace")
+            for layer in model.of_type(*media_types)
+        ]
+
+    async def _blob(self, model: Manifest, media_type: str) -> bytes:
+        layers: Sequence[Layer] = model.of_type(media_type)
+        return await self._store.read_blob(layers[-1].digest) if layers else b""
+
+    async def _is_whole(self, model: Manifest) -> bool:
+        return all([await self._store.blob_size(digest) is not None for digest in model.digests])
+
+    async def _remove_unused(self, gone: StoredManifest) -> None:
+        """Blobs of a former manifest that no model uses any more; none, if a manifest can't be read."""
+        if not self._prune:
+            return
+        try:
+            unused = set(manifest.decode(gone.data).digests)
+            for other in await self._store.manifests():
+                unused -= manifest.decode(other.data).digests
+            await discard(self._store, unused)
+        except OllamaMaxError as error:
+            _LOG.warning("unused blobs were not removed", model=gone.name.short, reason=str(error))
