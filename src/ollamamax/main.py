@@ -58,8 +58,18 @@ def run_node(loaded: Loaded, ready: Callable[[str], None] | None = None, exit_on
     """
     settings = loaded.settings
     configure(settings.log.level, json=settings.log.format == "json")
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_run(settings, ready, exit_on_stdin_close))
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return runner.run(_run(settings, ready, exit_on_stdin_close))
+    except BaseExceptionGroup as group:
+        raise _first(group) from None
+
+
+def _first(error: BaseException) -> BaseException:
+    """What a task group was ended by."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _run(settings: Settings, ready: Callable[[str], None] | None, exit_on_stdin_close: bool) -> int:

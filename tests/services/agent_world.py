@@ -87,16 +87,17 @@ class MemoryLibrary:
 
 @dataclass
 class World:
-    """An agent over twins, under a clock that stands still."""
+    """An agent over twins, under a clock that stands still. prepare: called with each engine before it is used."""
 
     library: MemoryLibrary
     config: AgentConfig
     clock: FakeClock = field(default_factory=FakeClock)
-    launcher: TwinLauncher = field(default_factory=TwinLauncher)
+    prepare: Callable[[TwinEngine, LaunchSpec], None] = lambda _engine, _spec: None
     machine: FakeMachine = field(default_factory=FakeMachine)
     meter: MemoryMeter = field(default_factory=MemoryMeter)
 
     def __post_init__(self) -> None:
+        self.launcher = TwinLauncher(lambda engine, spec: self.prepare(engine, spec))
         self.agent = LocalAgent(
             self.library, self.launcher, self.machine, self.clock, SeededDice(1), self.meter, self.config
         )

@@ -103,7 +103,7 @@ async def test_names_with_the_same_weights_share_a_runner() -> None:
 
 async def test_closing_the_stream_frees_the_slot_and_the_engine_at_once() -> None:
     async with running(model(), num_parallel=1) as world:
-        world.launcher._prepare = hold
+        world.prepare = hold
         stream = world.agent.generate(chat(), "tiny")
         await anext(stream)
         (engine,) = world.launcher.engines
@@ -116,7 +116,7 @@ async def test_closing_the_stream_frees_the_slot_and_the_engine_at_once() -> Non
 
 async def test_who_leaves_while_waiting_leaves_no_trace() -> None:
     async with running(model(), num_parallel=1) as world:
-        world.launcher._prepare = hold
+        world.prepare = hold
         _, rest = await first(world, chat())
         waiting = asyncio.create_task(world.ask(chat(text="gone")))
         after = asyncio.create_task(world.ask(chat(text="after")))
@@ -158,7 +158,7 @@ async def test_unloads_are_counted_and_memory_is_told() -> None:
 async def test_rows_of_loaded_models() -> None:
     async with running(model()) as world:
         world.machine.gpus = 1
-        world.launcher._prepare = hold
+        world.prepare = hold
         _, rest = await first(world, chat(keep_alive_ms=1_000))
         (row,) = world.agent.loaded()
         assert (row.name, row.digest, row.context_length) == ("tiny:latest", "manifest-tiny", 4096)
@@ -196,7 +196,7 @@ async def test_an_empty_request_loads(request_: ChatRequest) -> None:
 
 async def test_an_empty_request_with_no_keep_alive_unloads_after_running_ones() -> None:
     async with running(model()) as world:
-        world.launcher._prepare = hold
+        world.prepare = hold
         _, rest = await first(world, chat())
         (chunk,) = await world.ask(chat(messages=(), keep_alive_ms=0))
         assert chunk.done_reason == "unload"
@@ -277,7 +277,7 @@ LONG = (Message("system", "s"), *(Message("user" if n % 2 else "assistant", str(
 
 async def test_the_oldest_messages_are_dropped_but_no_system_message() -> None:
     async with running(model()) as world:
-        world.launcher._prepare = fussy
+        world.prepare = fussy
         chunks = await world.ask(chat(messages=LONG))
         assert chunks[-1].done_reason == "stop"
         taken = [[message.content for message in request.messages] for request, _ in world.launcher.engines[0].requests]
@@ -287,7 +287,7 @@ async def test_the_oldest_messages_are_dropped_but_no_system_message() -> None:
 
 async def test_no_truncation_if_it_is_not_wanted_or_not_possible() -> None:
     async with running(model()) as world:
-        world.launcher._prepare = fussy
+        world.prepare = fussy
         with pytest.raises(InputTooLong):
             await world.ask(chat(messages=LONG, truncate=False))
         with pytest.raises(InputTooLong):

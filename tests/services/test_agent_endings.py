@@ -34,6 +34,14 @@ async def test_failed_loads(raised: Exception, kind: type[Exception]) -> None:
         assert text_of(await world.ask(chat())) == "Hello there, how are you?"
 
 
+async def test_a_launcher_with_a_fault_does_not_end_the_node() -> None:
+    async with running(model()) as world:
+        world.launcher.failures = [ZeroDivisionError("oops")]
+        with pytest.raises(LoadFailed, match="internal error"):
+            await world.ask(chat())
+        assert text_of(await world.ask(chat())) == "Hello there, how are you?"
+
+
 async def test_a_load_that_takes_too_long() -> None:
     async with running(model(), load_timeout_ms=1_000) as world:
         world.launcher.gate.clear()
@@ -48,13 +56,13 @@ async def test_a_load_that_takes_too_long() -> None:
 
 async def test_a_crash_fails_its_streams_and_the_next_request_is_answered_after_the_wait() -> None:
     async with running(model()) as world:
-        world.launcher._prepare = hold
+        world.prepare = hold
         _, rest = await first(world, chat())
         world.launcher.engines[0].crash("killed by signal 9")
         with pytest.raises(EngineCrashed, match="unexpectedly stopped"):
             await rest
         assert world.meter.exits == ["tiny:latest"]
-        world.launcher._prepare = None
+        world.prepare = lambda _engine, _spec: None
         after = asyncio.create_task(world.ask(chat()))
         await asyncio.sleep(0)
         assert len(world.launcher.specs) == 1
@@ -80,7 +88,7 @@ async def test_restarts_that_keep_failing_fail_those_who_wait() -> None:
 
 async def test_closing_waits_for_answers_and_takes_no_new_ones() -> None:
     async with running(model()) as world:
-        world.launcher._prepare = hold
+        world.prepare = hold
         _, rest = await first(world, chat())
         closing = asyncio.create_task(world.agent.close(grace_ms=60_000))
         await asyncio.sleep(0)
@@ -97,7 +105,7 @@ async def test_closing_waits_for_answers_and_takes_no_new_ones() -> None:
 
 async def test_closing_stops_endless_answers_after_the_grace_time() -> None:
     async with running(model()) as world:
-        world.launcher._prepare = hold
+        world.prepare = hold
         _, rest = await first(world, chat())
         await world.agent.close(grace_ms=1)
         with pytest.raises(Exception, match="ended"):
@@ -116,7 +124,7 @@ async def test_cancelling_the_loop_leaves_no_engine(is_loading: bool) -> None:
     world = World(MemoryLibrary([model()]), AgentConfig(num_parallel=1))
     async with asyncio.timeout(LIMIT_S):
         loop = asyncio.create_task(world.agent.run())
-        world.launcher._prepare = hold
+        world.prepare = hold
         if is_loading:
             world.launcher.gate.clear()
         answers = [asyncio.create_task(world.ask(chat())) for _ in range(2)]

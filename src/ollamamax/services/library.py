@@ -19,6 +19,7 @@ from ollamamax.core.options import parse_options, said
 from ollamamax.core.types import (
     CreateRequest,
     ModelDetails,
+    ModelName,
     ModelRecord,
     Options,
     Progress,
@@ -41,6 +42,8 @@ class Library:
         self._changing = asyncio.Lock()
         self._parts: dict[str, Parts] = {}
         """By digest of the manifest: what never changes under that digest. Those of deleted models are forgotten."""
+        self._warned: set[str] = set()
+        """Digests of manifests that are known to be of no use: lists are asked for every few seconds."""
 
     # --- reading ----------------------------------------------------------------------------------------------
 
@@ -80,7 +83,7 @@ class Library:
             try:
                 parts = await self._read(one)
             except OllamaMaxError as error:
-                _LOG.warning("a model of the store can't be used", model=one.name.short, reason=str(error))
+                self._warn_once(one, str(error))
                 continue
             found.append(
                 ModelRecord(
@@ -94,6 +97,7 @@ class Library:
             )
         known = {one.digest for one in stored}
         self._parts = {digest: parts for digest, parts in self._parts.items() if digest in known}
+        self._warned &= known
         return found
 
     async def show(
@@ -124,7 +128,7 @@ class Library:
         projectors = [
             await self._store.gguf_facts(layer.digest) for layer in parts.manifest.of_type(manifest.PROJECTOR)
         ]
-        return shown(parts, facts, projectors, text, format_parameters(parts.parameters), stored.modified_ns, verbose)
+        return shown(parts, facts, projectors, text, format_parameters(parts.parameters), stored.modified_ns)
 
     # --- changing ---------------------------------------------------------------------------------------------
 
@@ -135,6 +139,7 @@ class Library:
         """
         name = names.parse(request.model)
         async with self._changing:
+            started_ms = self._clock.now_ms()
             creator = Creator(self._store, self._base_of)
             try:
                 async with aclosing(creator.layers(request)) as steps:
@@ -144,10 +149,11 @@ class Library:
                 before = await self._store.manifest(name)
                 await self._store.put_manifest(name, creator.manifest)
             except BaseException:
-                await discard(self._store, creator.created)
+                await self._undo(name, creator)
                 raise
             if before is not None:
                 await self._remove_unused(before)
+            _LOG.info("model created", model=name.short, took_ms=round(self._clock.now_ms() - started_ms))
         yield Progress("success")
 
     async def copy(self, source: str, destination: str) -> None:
@@ -188,14 +194,20 @@ class Library:
 
     # --- parts ------------------------------------------------------------------------------------------------
 
+    def _warn_once(self, stored: StoredManifest, reason: str) -> None:
+        if stored.digest not in self._warned:
+            self._warned.add(stored.digest)
+            _LOG.warning("a model of the store can't be used", model=stored.name.short, reason=reason)
+
     async def _find(self, model: str, missing: str) -> StoredManifest:
         stored = await self._store.manifest(names.parse(model))
         if stored is None:
             raise ModelNotFound(missing)
         return stored
 
-    async def _base_of(self, model: str) -> Parts:
-        return await self._read(await self._find(model, f"model '{model}' not found"))
+    async def _base_of(self, model: str) -> tuple[str, Parts]:
+        stored = await self._find(model, f"model '{model}' not found")
+        return stored.name.short, await self._read(stored)
 
     def _paths(self, model: Manifest, media_type: str) -> tuple[str, ...]:
         return tuple(self._store.blob_path(layer.digest) for layer in model.of_type(media_type))
@@ -206,12 +218,12 @@ class Library:
         if known is not None and await self._store.blob_size(known.model_digest) is not None:
             return known
         found = manifest.decode(stored.data)
-        config = manifest.decode_config(await self._store.read_blob(found.config.digest))
         weights = found.of_type(manifest.MODEL)
         if not weights:
             raise StoreError(f"model '{stored.name.short}' has no GGUF weights; only such models can be run")
         if not await self._is_whole(found):
             raise StoreError(f"a blob of model '{stored.name.short}' is missing; create or copy it again")
+        config = manifest.decode_config(await self._store.read_blob(found.config.digest))
         parts = await self._parts_of(found, config, weights[0])
         self._parts[stored.digest] = parts
         return parts
@@ -260,6 +272,15 @@ class Library:
 
     async def _is_whole(self, model: Manifest) -> bool:
         return all([await self._store.blob_size(digest) is not None for digest in model.digests])
+
+    async def _undo(self, name: ModelName, creator: Creator) -> None:
+        """Remove what a failed creation added, unless it was cancelled just after its manifest was written."""
+        try:
+            stored = await self._store.manifest(name)
+            if stored is None or stored.data != creator.manifest:
+                await discard(self._store, creator.created)
+        except StoreError as error:  # the first error is the one to tell
+            _LOG.warning("the remains of a failed creation were not removed", model=name.short, reason=str(error))
 
     async def _remove_unused(self, gone: StoredManifest) -> None:
         """Blobs of a former manifest that no model uses any more; none, if a manifest can't be read."""

@@ -2,9 +2,11 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Any, Final
 
-from ollamamax.core.errors import BadRequest, BlobNotFound, GgufForeign, GgufUnsupported, Unsupported
+import msgspec
+
+from ollamamax.core.errors import BadRequest, BlobNotFound, GgufError, GgufForeign, GgufUnsupported, Unsupported
 from ollamamax.core.modelspec import digests, manifest
 from ollamamax.core.modelspec.architectures import ARCHITECTURES
 from ollamamax.core.modelspec.manifest import Config, Layer
@@ -16,7 +18,8 @@ from ollamamax.services.library_show import Parts
 
 _PROJECTOR_ARCHITECTURE: Final = "clip"
 
-BaseOf = Callable[[str], Awaitable[Parts]]
+BaseOf = Callable[[str], Awaitable[tuple[str, Parts]]]
+"""A model to build on, by the name as it was asked for: its short name and what it consists of."""
 
 
 class Creator:
@@ -35,58 +38,89 @@ class Creator:
         StoreError.
         """
         parameters = _check(request)
-        base = await self._base_of(request.from_model) if request.from_model else None
-        kept = [] if base is None else list(base.manifest.layers)
-        config = base.config if base is not None else Config()
-        if request.files:
+        kept, config, inherited = await self._base(request.from_model)
+        if request.files or request.adapters:
             yield Progress("parsing GGUF")
-            weights, config = await self._from_files(request.files)
-            kept = weights
-        for digest in request.adapters.values():
-            kept = [*_without(kept, manifest.ADAPTER), await self._layer(manifest.ADAPTER, digest)]
-        for layer in kept:
-            if layer.mediaType in (manifest.MODEL, manifest.PROJECTOR, manifest.ADAPTER):
-                yield Progress(f"using existing layer {layer.digest}")
-        fresh: list[Layer] = []
-        if parameters and base is not None:
-            parameters = {**base.parameters, **parameters}
-        for media_type, data, replaced in _texts(request, parameters):
+        if request.files:
+            kept, config = await self._with_files(kept, config, request.files)
+        for name, digest in request.adapters.items():
+            kept = [*_without(kept, manifest.ADAPTER), await self._adapter(name, digest)]
+        if parameters:
+            parameters = {**inherited, **parameters}
+        texts = _texts(request, parameters)
+        for _, _, replaced in texts:
             kept = _without(kept, *replaced)
+        for layer in kept:
+            yield Progress(f"using existing layer {layer.digest}")
+        layers = kept
+        for media_type, data, _ in texts:
             if data:
-                digest, is_new = await self._put(data)
-                fresh.append(Layer(media_type, digest, len(data)))
-                yield Progress(f"{'creating new' if is_new else 'using existing'} layer {digest}")
-        layers = [*kept, *fresh]
-        data = manifest.encode_config(config, layers)
-        digest, is_new = await self._put(data)
-        yield Progress(f"{'creating new' if is_new else 'using existing'} layer {digest}")
-        self.manifest = manifest.encode(Layer(manifest.CONFIG_TYPE, digest, len(data)), layers)
+                layer, is_new = await self._put(media_type, data)
+                layers = [*layers, layer]
+                yield Progress(f"{'creating new' if is_new else 'using existing'} layer {layer.digest}")
+        layer, is_new = await self._put(manifest.CONFIG_TYPE, manifest.encode_config(config, layers))
+        yield Progress(f"{'creating new' if is_new else 'using existing'} layer {layer.digest}")
+        self.manifest = manifest.encode(layer, layers)
 
-    async def _from_files(self, files: dict[str, str]) -> tuple[list[Layer], Config]:
-        """Layers of the weights and the projector, and the config that they make."""
-        weights: tuple[Layer, GgufFacts] | None = None
-        projector: tuple[Layer, GgufFacts] | None = None
+    async def _base(self, from_model: str) -> tuple[list[Layer], Config, dict[str, Any]]:
+        """Layers, config and parameters of the model to build on; nothing where there is none."""
+        if not from_model:
+            return [], Config(), {}
+        name, base = await self._base_of(from_model)
+        layers = [msgspec.structs.replace(layer, from_model=name) for layer in base.manifest.layers]
+        return layers, base.config, base.parameters
+
+    async def _with_files(self, kept: list[Layer], config: Config, files: dict[str, str]) -> tuple[list[Layer], Config]:
+        """Weights and a projector make a new model; a projector alone joins the model that is built on."""
+        weights: list[tuple[Layer, GgufFacts]] = []
+        projectors: list[tuple[Layer, GgufFacts]] = []
         for name, digest in files.items():
             facts = await self._facts(name, digest)
+            if _is_adapter(facts):
+                raise BadRequest(f"{name} is an adapter: give it as one, beside the model that it adapts")
             if facts.architecture == _PROJECTOR_ARCHITECTURE:
-                projector = await self._layer(manifest.PROJECTOR, digest), facts
-            elif weights is not None:
-                raise BadRequest("more than one GGUF with weights was given; merge split files into one first")
+                projectors.append((await self._layer(manifest.PROJECTOR, digest), facts))
             else:
-                weights = await self._layer(manifest.MODEL, digest), facts
-        if weights is None:
+                weights.append((await self._layer(manifest.MODEL, digest), facts))
+        if len(weights) > 1 or len(projectors) > 1:
+            raise BadRequest("more than one GGUF of a kind was given; merge split files into one first")
+        if not weights and not kept:
             raise BadRequest("no files provided to convert: a projector needs the GGUF of its model beside it")
-        found = [weights[0]] if projector is None else [weights[0], projector[0]]
-        return found, manifest.config_of(weights[1], projector[1] if projector is not None else None)
+        if weights and kept:
+            raise BadRequest("give weights or a model to build on, not both")
+        if weights:
+            config = manifest.config_of(weights[0][1], projectors[0][1] if projectors else None)
+        else:
+            kept = _without(kept, manifest.PROJECTOR)
+        return [*(layer for layer, _ in weights), *kept, *(layer for layer, _ in projectors)], config
+
+    async def _adapter(self, name: str, digest: str) -> Layer:
+        if not _is_adapter(await self._facts(name, digest)):
+            raise BadRequest(f"{name} is no adapter: its general.type is not 'adapter'")
+        return await self._layer(manifest.ADAPTER, digest)
 
     async def _facts(self, name: str, digest: str) -> GgufFacts:
+        normal = digests.normalise(digest)
         try:
-            facts = await self._store.gguf_facts(digests.normalise(digest))
+            facts = await self._store.gguf_facts(normal)
+        except BlobNotFound:
+            raise BadRequest(
+                f"{name}: blob {normal} is not in the store; send it to /api/blobs/{normal} first"
+            ) from None
         except GgufForeign as error:
             raise GgufForeign(f"{name}: supplied file was not in GGUF format: {error}") from error
+        except GgufError as error:
+            raise type(error)(f"{name}: {error}") from error
         if facts.architecture not in ARCHITECTURES:
             raise GgufUnsupported(
                 f"{name}: unknown model architecture '{facts.architecture}': this version's engine can't run it"
+            )
+        if not facts.tensors:
+            raise GgufUnsupported(f"{name} holds no tensors: it is a vocabulary or a header alone")
+        parts = facts.metadata.get("split.count", 0)
+        if isinstance(parts, int) and parts > 1:
+            raise BadRequest(
+                f"{name} is one of {parts} parts; merge them into one file first (llama-gguf-split --merge)"
             )
         return facts
 
@@ -94,14 +128,14 @@ class Creator:
         normal = digests.normalise(digest)
         size_bytes = await self._store.blob_size(normal)
         if size_bytes is None:
-            raise BlobNotFound(f"blob {normal} is not in the store; upload it to /api/blobs/{normal} first")
+            raise BlobNotFound(f"blob {normal} is not in the store any more; send it to /api/blobs/{normal} again")
         return Layer(media_type, normal, size_bytes)
 
-    async def _put(self, data: bytes) -> tuple[str, bool]:
+    async def _put(self, media_type: str, data: bytes) -> tuple[Layer, bool]:
         digest, is_new = await self._store.put_bytes(data)
         if is_new:
             self.created.append(digest)
-        return digest, is_new
+        return Layer(media_type, digest, len(data)), is_new
 
 
 async def discard(store: BlobStore, unwanted: Iterable[str]) -> None:
@@ -110,7 +144,7 @@ async def discard(store: BlobStore, unwanted: Iterable[str]) -> None:
         await store.delete_blob(digest)
 
 
-def _check(request: CreateRequest) -> dict[str, object]:
+def _check(request: CreateRequest) -> dict[str, Any]:
     """What is wrong with the request by itself; the parameters in the form in which they are kept."""
     if not request.from_model and not request.files:
         raise BadRequest("neither 'from' or 'files' was specified")
@@ -130,7 +164,7 @@ def _check(request: CreateRequest) -> dict[str, object]:
     return checked(request.parameters)
 
 
-def _texts(request: CreateRequest, parameters: dict[str, object]) -> list[tuple[str, bytes, tuple[str, ...]]]:
+def _texts(request: CreateRequest, parameters: dict[str, Any]) -> list[tuple[str, bytes, tuple[str, ...]]]:
     """What the request says beside the weights: (media type, content or b"" for none, media types that it replaces)."""
     said: list[tuple[str, bytes, tuple[str, ...]]] = []
     if request.template is not None:
@@ -145,6 +179,10 @@ def _texts(request: CreateRequest, parameters: dict[str, object]) -> list[tuple[
         said.append((manifest.MESSAGES, data, (manifest.MESSAGES,)))
     said.extend((manifest.LICENSE, text.encode(), ()) for text in request.licenses)
     return said
+
+
+def _is_adapter(facts: GgufFacts) -> bool:
+    return facts.metadata.get("general.type") == "adapter"
 
 
 def _without(layers: list[Layer], *media_types: str) -> list[Layer]:

@@ -7,8 +7,8 @@ from typing import Any, Final
 from msgspec import Struct
 
 from ollamamax.core.dialects.framing import local_time
-from ollamamax.core.modelspec.capabilities import runs_native
-from ollamamax.core.modelspec.manifest import Config, Manifest
+from ollamamax.core.modelspec.capabilities import DEFAULT_TEMPLATE, runs_native
+from ollamamax.core.modelspec.manifest import MODEL, Config, Manifest
 from ollamamax.core.types import GgufFacts, Message, ModelDetails, Options
 
 _HIDDEN: Final = frozenset({"general.name", "tokenizer.chat_template"})
@@ -38,11 +38,10 @@ def shown(
     modelfile: str,
     parameters: str,
     modified_ns: int,
-    verbose: bool,
 ) -> dict[str, Any]:
-    """Ollama's reply to /api/show; what is empty is left out. facts: with long arrays if verbose."""
+    """Ollama's reply to /api/show; what is empty is left out. facts: with long arrays where all is to be told."""
     native = runs_native(parts.config, parts.template, facts.chat_template)
-    template = facts.chat_template if native else parts.template
+    template = (facts.chat_template if native else parts.template) or DEFAULT_TEMPLATE
     second = modified_ns // 1_000_000_000
     optional: dict[str, Any] = {
         "license": "\n".join(parts.licenses),
@@ -51,9 +50,7 @@ def shown(
         "system": parts.system,
         "messages": [{"role": message.role, "content": message.content} for message in parts.messages],
         "projector_info": {name: value for facts in projectors for name, value in facts.metadata.items()},
-        "tensors": [{"name": name, "type": kind, "shape": shape} for name, kind, shape in facts.tensors]
-        if verbose
-        else [],
+        "tensors": [{"name": name, "type": kind, "shape": shape} for name, kind, shape in facts.tensors],
         "requires": parts.config.requires,
     }
     details = parts.details
@@ -61,7 +58,7 @@ def shown(
         "modelfile": modelfile,
         **{name: value for name, value in optional.items() if value},
         "details": {
-            "parent_model": details.parent_model,
+            "parent_model": parts.manifest.of_type(MODEL)[0].from_model,
             "format": details.format,
             "family": details.family,
             "families": details.families or None,

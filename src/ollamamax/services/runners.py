@@ -305,6 +305,10 @@ class RunnerPool:
             _LOG.warning("load failed", model=name, reason=str(error))
             self._meter.load(name, took_ms, kind.code)
             return Failure(kind, str(error))
+        except Exception as error:  # noqa: BLE001 - one launch's oddity must not end the node
+            _LOG.error("load failed unexpectedly", model=name, exc_info=error)
+            self._meter.load(name, took_ms, LoadFailedError.code)
+            return Failure(LoadFailedError, f"model {name} could not be loaded: internal error; see the log")
         self.last_load_ms = took_ms
         _LOG.info("loaded", model=name, ms=round(took_ms), pid=process.engine.pid)
         self._meter.load(name, took_ms, "")

@@ -121,7 +121,6 @@ class LlamaCppEngine:
         template = props.chat_template
         self._has_own_form = any(mark in template for mark in _FOREIGN_FORMS)
         self._thinks = _CLOSE in template
-        self._writes_calls = props.chat_template_caps.supports_tool_calls
 
     @property
     def kind(self) -> EngineKind:
@@ -195,8 +194,7 @@ class LlamaCppEngine:
         has_images = any(message.images for message in request.messages)
         if has_images and not self._spec.projector_path:
             raise Unsupported("this model does not support images")
-        is_forced = bool(request.tools) and request.tool_choice not in ("auto", "none")
-        if is_forced and not self._writes_calls:
+        if request.tools and request.tool_choice not in ("auto", "none") and not has_images:
             return self._forced_call(request)
         if has_images or self._has_own_form or (request.tools and request.tool_choice != "none"):
             return self._chat(request)
@@ -231,8 +229,13 @@ class LlamaCppEngine:
         return relay(self._spec.name, self._http.stream("/v1/chat/completions", body), EventSplitter(), gatherer)
 
     async def _forced_call(self, request: ChatRequest) -> ChunkStream:
-        """A call by a model whose template knows none: held to the tools' schemas, then read as JSON."""
-        prompt = (await self._http.post("/apply-template", wire.template_body(request), wire.rendered_decoder)).prompt
+        """One call, held to the tools' schemas and read as JSON, whatever form the model was trained on.
+
+        The chat endpoint has a way to force calls too, but where it can't make out a template's form it forces nothing
+        and does not say so.
+        """
+        body = wire.template_body(msgspec.structs.replace(request, think=False))
+        prompt = (await self._http.post("/apply-template", body, wire.rendered_decoder)).prompt
         text = ""
         ids: tuple[int, ...] = ()
         async with aclosing(self._complete(request, prompt, wire.forced_call_schema(request), None)) as stream:

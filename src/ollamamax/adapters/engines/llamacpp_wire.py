@@ -57,18 +57,10 @@ class Rendered(Struct, frozen=True):
     prompt: str
 
 
-class Capabilities(Struct, frozen=True):
-    """What llama.cpp found out about the chat template."""
-
-    supports_tools: bool = False
-    supports_tool_calls: bool = False
-
-
 class Props(Struct, frozen=True):
     """The part of /props that is read."""
 
     chat_template: str = ""
-    chat_template_caps: Capabilities = Capabilities()
 
 
 class ForcedCall(Struct, frozen=True):

@@ -158,5 +158,5 @@ def _facts(handle: int, whole_arrays: bool) -> GgufFacts:
     size = os.fstat(handle).st_size
     if size == 0:  # mmap has no empty maps
         return gguf.parse(b"", 0, whole_arrays)
-    with mmap.mmap(handle, 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
-        return gguf.parse(view, size, whole_arrays)
+    # Not closed here: an error's traceback still holds views of it. It is unmapped once the last one is gone.
+    return gguf.parse(memoryview(mmap.mmap(handle, 0, access=mmap.ACCESS_READ)), size, whole_arrays)
