@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from ollamamax.adapters.engines.connector import Connector
-from ollamamax.adapters.engines.http import Deadlines
 from ollamamax.core.errors import (
     EngineCrashed,
     EngineRefused,
@@ -20,7 +19,6 @@ from ollamamax.core.types import (
     AttachedEngine,
     ChatRequest,
     Chunk,
-    EmbedRequest,
     EngineKind,
     Message,
     Options,
@@ -28,18 +26,15 @@ from ollamamax.core.types import (
 )
 from ollamamax.ports import Engine
 from ollamamax.testing.clock import FakeClock, SeededDice
-from servers import FakeOllama, FakeOpenAI, FakeServer, RawServer, http_answer
+from servers import FakeOllama, FakeOpenAI, RawServer, http_answer
 
-KINDS = (EngineKind.OLLAMA, EngineKind.OPENAI)
-BRISK = Deadlines(connect_ms=2_000, idle_ms=300, probe_ms=300)
-ONE_TEXT = EmbedRequest(model="m", inputs=("x",))
 HELLO = (Message("user", "hello"),)
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
 
 
 @pytest.fixture
 async def connector() -> AsyncIterator[Connector]:
-    made = Connector(FakeClock(), SeededDice(), BRISK)
+    made = Connector(FakeClock(), SeededDice())
     async with asyncio.timeout(20):
         yield made
         await made.aclose()
@@ -56,10 +51,6 @@ def talk(**more: Any) -> ChatRequest:
 async def answer(engine: Engine, request: ChatRequest) -> list[Chunk]:
     async with aclosing(engine.generate(request, "tiny:latest")) as stream:
         return [chunk async for read in stream for chunk in read]
-
-
-def fake(kind: EngineKind) -> FakeServer:
-    return FakeOllama() if kind is EngineKind.OLLAMA else FakeOpenAI()
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
@@ -110,8 +101,17 @@ async def test_what_ollama_is_sent(connector: Connector) -> None:
         assert (body["logprobs"], body["top_logprobs"]) == (True, 0)
         assert "format" not in body
         assert "truncate" not in body
-        raw = ChatRequest(model="m", prompt="hi", raw=True, suffix="!", context=(1, 2), truncate=False,
-                          format='{"type":"array"}', keep_alive_ms=FOREVER_MS, options=Options(num_ctx=99, stop=("x",)))  # fmt: skip
+        raw = ChatRequest(
+            model="m",
+            prompt="hi",
+            raw=True,
+            suffix="!",
+            context=(1, 2),
+            truncate=False,
+            format='{"type":"array"}',
+            keep_alive_ms=FOREVER_MS,
+            options=Options(num_ctx=99, stop=("x",)),
+        )
         assert (await answer(engine, raw))[-1].context[:2] == (1, 2)
         path, body, _ = server.requests[-1]
         assert path == "/api/generate"

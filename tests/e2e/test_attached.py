@@ -88,8 +88,16 @@ def rogue() -> Iterator[tuple[str, list[str]]]:
             self.wfile.write(body)
 
         def do_GET(self) -> None:
-            model = {"name": "tiny:latest", "model": "tiny:latest", "size": 1, "digest": "0" * 64, "details": {},
-                     "modified_at": "2026-01-01T00:00:00Z", "expires_at": "2036-01-01T00:00:00Z", "size_vram": 0}  # fmt: skip
+            model = {
+                "name": "tiny:latest",
+                "model": "tiny:latest",
+                "size": 1,
+                "size_vram": 0,
+                "digest": "0" * 64,
+                "details": {},
+                "modified_at": "2026-01-01T00:00:00Z",
+                "expires_at": "2036-01-01T00:00:00Z",
+            }
             self.reply(json.dumps({"models": [model], "version": "0.12.0"}).encode())
 
         def do_POST(self) -> None:

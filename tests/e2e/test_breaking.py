@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 from conftest import Node, add_model, eventually
+
 from models import write_llama
 
 LONG = {"num_predict": 400, "temperature": 0}

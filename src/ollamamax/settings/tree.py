@@ -104,7 +104,7 @@ class Engine(Section):
     )
     context_length: ContextLength = knob(
         0,
-        "Context of a model where neither it nor the request says one (`num_ctx`); 0 is 4096, or the model's own if less.",
+        "Context of a model where neither it nor the request says one (`num_ctx`); 0 is 4096, or the model's if less.",
         unit="tokens",
         why="A long context costs memory that most chats never use.",
         ollama="OLLAMA_CONTEXT_LENGTH",
