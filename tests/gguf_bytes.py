@@ -5,7 +5,19 @@ from typing import Any, Final
 
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
 
-_FORMS: Final = {U8: "B", I8: "b", U16: "H", I16: "h", U32: "I", I32: "i", F32: "f", BOOL: "?", U64: "Q", I64: "q", F64: "d"}
+_FORMS: Final = {
+    U8: "B",
+    I8: "b",
+    U16: "H",
+    I16: "h",
+    U32: "I",
+    I32: "i",
+    F32: "f",
+    BOOL: "?",
+    U64: "Q",
+    I64: "q",
+    F64: "d",
+}
 Value = tuple[int, Any]
 """(type, value); an array is (ARRAY, (item type, [values]))."""
 
@@ -41,7 +53,9 @@ def value(kind: int, content: Any) -> bytes:
 
 
 def pairs(values: dict[str, Value]) -> bytes:
-    return b"".join(string(key) + struct.pack("<I", kind) + value(kind, content) for key, (kind, content) in values.items())
+    return b"".join(
+        string(key) + struct.pack("<I", kind) + value(kind, content) for key, (kind, content) in values.items()
+    )
 
 
 def llama(

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from conftest import Node, add_model, eventually
+from nodes import Node, add_model, eventually
 
 from models import write_llama
 

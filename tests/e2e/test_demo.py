@@ -7,7 +7,7 @@ import time
 
 import psutil
 import pytest
-from conftest import eventually
+from nodes import eventually
 
 
 def environment(marker: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from ollamamax.core.errors import (
 )
 from ollamamax.core.types import Chunk, OutcomeKind
 from ollamamax.services.dispatch import DispatchConfig
+from ollamamax.services.patrol import Patrol
 from ollamamax.services.watchdog import Watchdog
 from ollamamax.testing.engine import TwinEngine
 
@@ -125,7 +126,7 @@ async def test_what_comes_after_the_last_chunk_changes_nothing(error: Exception 
 
 
 async def test_an_outer_cancellation_wins_over_the_watchdogs() -> None:
-    watchdog = Watchdog()
+    watchdog = Watchdog(Patrol())
 
     async def waits() -> bool:
         watchdog.watch(0.0)

@@ -16,8 +16,8 @@ from ollamamax.api.resource import Resource
 from ollamamax.core.dialects.framing import Stamp
 from ollamamax.core.errors import OllamaMaxError
 from ollamamax.ports import Clock, Dice, Meter, TokenVerifier
+from ollamamax.services.patrol import Patrol
 
-_LOG = structlog.get_logger(__name__)
 _REDIRECT_GET: Final = 301
 _REDIRECT_OTHER: Final = 307
 ADMIN_PATH: Final = "/admin/v1"
@@ -29,6 +29,7 @@ class App:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._log = structlog.get_logger(__name__).bind()  # once: binding costs more than a line that is not written
         config = services.config
         self._guard = OriginGuard(config.origins, config.loopback, config.local_hosts)
         self._exact = {resource.route: resource for resource in _resources()}
@@ -55,7 +56,7 @@ class App:
             await resource(scope, receive, send)
         else:
             await self._router(scope, receive, send)
-        _LOG.debug(
+        self._log.debug(
             "request",
             method=call.method,
             path=call.path,
@@ -111,6 +112,7 @@ def create_app(
             stamp=Stamp(),
             started_ms=clock.now_ms(),
             live=set(),
+            patrol=Patrol(),
         )
     )
 

@@ -12,6 +12,7 @@ from ollamamax.api.errors import ErrorForm, headers_of, status_of, text_of
 from ollamamax.api.ports import Services
 from ollamamax.core.errors import BadRequest, BodyTimeout, BodyTooLarge, ClientGone
 from ollamamax.core.types import Principal, RequestContext
+from ollamamax.services.watchdog import Watchdog
 
 JSON: Final = b"application/json; charset=utf-8"
 TEXT: Final = b"text/plain; charset=utf-8"
@@ -99,14 +100,19 @@ class Call:
             raise BadRequest(f"unsupported content encoding: {encoding}")
         if int(self.headers.get(b"content-length", b"0")) > limit_bytes:
             raise _too_large(limit_bytes)
+        watchdog = Watchdog(self.services.patrol)
+        watchdog.watch(self.services.config.body_timeout_ms / 1000)
         try:
-            async with asyncio.timeout(self.services.config.body_timeout_ms / 1000):
-                message = await self._next_piece()
-                body: bytes = message.get("body", b"")
-                if message.get("more_body"):
-                    body = await self._rest(body, limit_bytes)
-        except TimeoutError:
-            raise BodyTimeout("the request's body did not arrive in time") from None
+            message = await self._next_piece()
+            body: bytes = message.get("body", b"")
+            if message.get("more_body"):
+                body = await self._rest(body, limit_bytes)
+        except asyncio.CancelledError:
+            if watchdog.has_barked():
+                raise BodyTimeout("the request's body did not arrive in time") from None
+            raise
+        finally:
+            watchdog.close()
         if len(body) > limit_bytes:
             raise _too_large(limit_bytes)
         return body
@@ -146,7 +152,7 @@ class Call:
     ) -> None:
         """Status and headers; without a content-length the body goes out in pieces."""
         self.status = status
-        sent = [*self.extra_headers, *(headers or ())]
+        sent = self.extra_headers + headers if headers else self.extra_headers.copy()
         if content_type:
             sent.append((b"content-type", content_type))
         await self.send({"type": "http.response.start", "status": status, "headers": sent})

@@ -20,6 +20,7 @@ from ollamamax.core.types import (
     RequestContext,
 )
 from ollamamax.ports import ChunkStream, Clock, Dice, Meter, TokenVerifier
+from ollamamax.services.patrol import Patrol
 
 
 class Gateway(Protocol):
@@ -145,6 +146,7 @@ class Services(Struct, frozen=True, kw_only=True):
     """All that handlers work with.
 
     started_ms: monotonic, when the node began.  live: answers that are being sent; mutated by those who send them.
+    patrol: looks after the deadlines of all calls.
     """
 
     gateway: Gateway
@@ -160,3 +162,4 @@ class Services(Struct, frozen=True, kw_only=True):
     stamp: Stamp
     started_ms: float
     live: set[Abortable]
+    patrol: Patrol

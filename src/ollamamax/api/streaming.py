@@ -17,7 +17,7 @@ from ollamamax.ports import ChunkStream
 
 _LOG = structlog.get_logger(__name__)
 _LAST_WORD_S: Final = 5.0
-_QUICK_S: Final = 0.05
+_QUICK_S: Final = 0.04
 _CUT_SHORT: Final = "the answer ended before it was complete"
 
 
@@ -47,11 +47,10 @@ class Watch:
     Used as a context: inside it the task is cancelled, and leaving it raises the reason.
     """
 
-    __slots__ = ("_call", "_closed", "_loop", "_reason", "_stall_s", "_task", "_timer", "_watcher", "_writing_since_s")
+    __slots__ = ("_call", "_closed", "_loop", "_reason", "_since_s", "_task", "_watcher", "_writing_since_s")
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        self._stall_s = call.services.config.stall_timeout_ms / 1000
         self._reason: OllamaMaxError | None = None
         self._closed = False
         self._watcher: asyncio.Task[None] | None = None
@@ -62,9 +61,9 @@ class Watch:
         assert task is not None, "a call is answered by a task"
         self._task = task
         self._loop = asyncio.get_running_loop()
-        # Answers that are done sooner are spared the cost of a task.
-        self._timer = self._loop.call_later(_QUICK_S, self._begin)
+        self._since_s = self._loop.time()
         self._call.services.live.add(self)
+        self._call.services.patrol.add(self)
         return self
 
     async def __aexit__(
@@ -73,7 +72,7 @@ class Watch:
         # From here on abort() does nothing, so no cancellation of ours can hit the await below.
         self._closed = True
         self._call.services.live.discard(self)
-        self._timer.cancel()
+        self._call.services.patrol.discard(self)
         expected = self._reason is not None and self._task.uncancel() == 0 and kind is asyncio.CancelledError
         if self._watcher is not None:
             self._watcher.cancel()
@@ -93,20 +92,19 @@ class Watch:
         await self._call.send({"type": "http.response.body", "body": body, "more_body": True})
         self._writing_since_s = 0.0
 
-    def _begin(self) -> None:
-        self._watcher = self._loop.create_task(self._until_gone())
-        self._timer = self._loop.call_later(self._stall_s, self._look)
+    def look(self, now_s: float) -> None:
+        """For the patrol."""
+        if self._watcher is None and now_s - self._since_s >= _QUICK_S:
+            # Answers that are done sooner are spared the cost of a task.
+            self._watcher = self._loop.create_task(self._until_gone())
+        stall_s = self._call.services.config.stall_timeout_ms / 1000
+        if self._writing_since_s and now_s - self._writing_since_s >= stall_s:
+            self.abort(ClientGone("the client stopped reading"))
 
     async def _until_gone(self) -> None:
         while (await self._call.receive())["type"] != "http.disconnect":
             pass
         self.abort(ClientGone("the client closed its connection"))
-
-    def _look(self) -> None:
-        if self._writing_since_s and self._loop.time() - self._writing_since_s >= self._stall_s:
-            self.abort(ClientGone("the client stopped reading"))
-        else:
-            self._timer = self._loop.call_later(self._stall_s, self._look)
 
 
 async def watched(

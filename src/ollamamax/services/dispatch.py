@@ -19,6 +19,7 @@ from ollamamax.core.routing.predict import Sample
 from ollamamax.core.types import ChatRequest, Chunk, EmbedRequest, EmbedResult, EngineKind, GenerationStats
 from ollamamax.ports import ChunkStream, Clock, Meter
 from ollamamax.services.members import LOCAL, Lease, Member
+from ollamamax.services.patrol import Patrol
 from ollamamax.services.router import Router
 from ollamamax.services.trip import Trip
 from ollamamax.services.watchdog import Watchdog
@@ -51,13 +52,14 @@ class Dispatcher:
         self._meter = meter
         self._clock = clock
         self._config = config
+        self._patrol = Patrol()
 
     async def stream(self, request: ChatRequest, trip: Trip, lease: Lease) -> ChunkStream:
         """The answer. lease: for the first attempt.
 
         Raises: what the last engine raised; EngineTimeout; EngineUnavailable for a stream without an end.
         """
-        watchdog = Watchdog()
+        watchdog = Watchdog(self._patrol)
         answer, read, lease = await self._open(request, trip, lease, watchdog)
         failure: BaseException | None = None
         trip.first_ms = self._clock.now_ms()
@@ -117,7 +119,7 @@ class Dispatcher:
     async def embed(self, request: EmbedRequest, trip: Trip, lease: Lease) -> EmbedResult:
         """The vectors. Raises: what the last engine raised; EngineTimeout."""
         self._budget.step(Requested(), self._clock.now_ms())
-        watchdog = Watchdog()
+        watchdog = Watchdog(self._patrol)
         try:
             while True:
                 try:

@@ -3,32 +3,32 @@
 import asyncio
 from typing import Final
 
+from ollamamax.services.patrol import Patrol
+
 _NEVER: Final = float("inf")
 
 
 class Watchdog:
-    """Cancels the current task if `watch(limit_s)` is not followed by `rest()` in time.
+    """Cancels the current task if `watch(limit_s)` is not followed by `rest()` in time; up to 50 ms late.
 
-    One timer, re-armed only when it goes off (or earlier for a shorter limit): a read costs a look-up of the time.
     Whoever catches the CancelledError asks `has_barked()`, which takes the cancellation back. `close()` in any case.
     """
 
-    __slots__ = ("_armed_s", "_barked", "_due_s", "_loop", "_task", "_timer")
+    __slots__ = ("_barked", "_due_s", "_loop", "_patrol", "_task")
 
-    def __init__(self) -> None:
+    def __init__(self, patrol: Patrol) -> None:
         self._loop = asyncio.get_running_loop()
+        self._patrol = patrol
         self._due_s = _NEVER
-        self._armed_s = _NEVER
-        self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[object] | None = None
         self._barked = False
 
     def watch(self, limit_s: float) -> None:
         """A wait begins. limit_s: infinite = none."""
+        if self._task is None:
+            self._patrol.add(self)
         self._task = asyncio.current_task()
-        self._due_s = due_s = self._loop.time() + limit_s
-        if due_s < self._armed_s:
-            self._arm(due_s)
+        self._due_s = self._loop.time() + limit_s
 
     def rest(self) -> None:
         """The wait is over."""
@@ -43,22 +43,13 @@ class Watchdog:
 
     def close(self) -> None:
         """No more."""
-        if self._timer is not None:
-            self._timer.cancel()
         self.has_barked()
+        self._patrol.discard(self)
+        self._due_s, self._task = _NEVER, None
 
-    def _arm(self, due_s: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._armed_s = due_s
-        self._timer = self._loop.call_at(due_s, self._look)
-
-    def _look(self) -> None:
-        self._armed_s, self._timer = _NEVER, None
-        if self._due_s == _NEVER:
-            return
-        if self._loop.time() < self._due_s:
-            self._arm(self._due_s)
-        elif self._task is not None and not self._task.cancelling():
+    def look(self, now_s: float) -> None:
+        """For the patrol."""
+        if now_s >= self._due_s and self._task is not None and not self._task.cancelling():
             self._barked = True
+            self._due_s = _NEVER
             self._task.cancel()

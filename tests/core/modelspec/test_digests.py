@@ -16,5 +16,5 @@ def test_three_spellings_are_one(text: str) -> None:
     "text", ["", HEX, f"sha256_{HEX}", f"sha256:{HEX}0", f"sha256:{HEX[1:]}", f"sha256:{HEX}\n", f"sha256:../{HEX[3:]}"]
 )
 def test_other_texts_are_refused(text: str) -> None:
-    with pytest.raises(BadRequest, match="^invalid digest format$"):
+    with pytest.raises(BadRequest, match=r"^invalid digest format$"):
         digests.normalise(text)

@@ -34,12 +34,15 @@ def test_names_are_split(text: str, parts: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " tiny", "tiny ", "tiny\n", ":", "tiny:", ":latest", "/tiny", "a//b", "a/b/", "a/b/c/d", "../tiny", "..", ".x"]
-    + ["-x", "a:b:c", "n.s/m", "a:b/c", "tiny@sha256", "tiny:..", "a/../b", "a\\b", "tín", "http://tiny", "http://a/b"]
-    + ["ftp://h/n/m", "://h/n/m", "a" * 81, "a:" + "b" * 81, "n" * 81 + "/m", "h" * 351 + "/n/m", "a\0b", "h/n/m:t/x"],
+    [
+        *("", " tiny", "tiny ", "tiny\n", ":", "tiny:", ":latest", "/tiny", "a//b", "a/b/", "a/b/c/d", "../tiny", ".."),
+        *(".x", "-x", "a:b:c", "n.s/m", "a:b/c", "tiny@sha256", "tiny:..", "a/../b", "a\\b", "tín", "http://tiny"),
+        *("http://a/b", "ftp://h/n/m", "://h/n/m", "a" * 81, "a:" + "b" * 81, "n" * 81 + "/m", "h" * 351 + "/n/m"),
+        *("a\0b", "h/n/m:t/x"),
+    ],
 )
 def test_other_texts_are_refused(text: str) -> None:
-    with pytest.raises(InvalidName, match="^invalid model name$"):
+    with pytest.raises(InvalidName, match=r"^invalid model name$"):
         names.parse(text)
 
 

@@ -162,7 +162,7 @@ def test_an_assigned_variable_may_only_be_missed_where_it_is_run() -> None:
         ("{{ range 9999999 }}{{ $x := $.Map" + ".a" * 1 + " }}{{ end }}", "takes more than"),
         ("{{ range 9999999 }}{{ $.Long }}{{ end }}", "writes more than 8388608 characters"),
         ("{{ print" + " .Long" * 9 + " }}", "print: texts of more than"),
-        ("{{ $x := .Long }}{{ range 99 }}{{ $x = print $x $x }}{{ end }}", "takes more than"),
+        ("{{ $x := .Long }}{{ range 99 }}{{ $x = print $x $x }}{{ end }}", "print: texts of more than"),
         ("{{ $x := print .Long .Long }}{{ $y := js $x }}", "js: a text of more than"),
         ('{{ printf "' + "%9999d" * 840 + '"' + " 1" * 840 + " }}", "printf: a text of more"),
         ("{{ range 9999999 }}" + "x" * 99999 + "{{ end }}", "writes more than"),

@@ -61,7 +61,8 @@ def gbnf_of(schema: dict[str, Any]) -> str | None:
         root = converter.of(schema)
     except (_Unable, RecursionError, TypeError, AttributeError):  # the last two: a schema that is none
         return None
-    rules = {**_BASE, **converter.rules, "root": root}
+    # White space may follow: many tokens are a closing bracket and a line end in one.
+    rules = {**_BASE, **converter.rules, "root": f"{root} ws"}
     return "\n".join(f"{name} ::= {body}" for name, body in rules.items()) + "\n"
 
 

@@ -1,13 +1,12 @@
 """The HTTP client under all engines: deadlines, bounded bodies, and aiohttp's failures as our own."""
 
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import aiohttp
 import msgspec
 
-from ollamamax.core.errors import EngineProtocol, EngineRefused, EngineTimeout, EngineUnavailable
+from ollamamax.core.errors import EngineError, EngineProtocol, EngineRefused, EngineTimeout, EngineUnavailable
 
 MAX_BODY_BYTES: Final = 64 << 20
 """The largest whole answer that is read: embeddings of a large batch."""
@@ -15,6 +14,9 @@ _MAX_ERROR_BYTES: Final = 64 << 10
 # Below the 5 s after which llama.cpp's and uvicorn's servers close idle connections: reusing one at the moment
 # that its server closes it would fail a request for nothing.
 _KEEPALIVE_S: Final = 3.0
+
+FAILURES: Final = (TimeoutError, aiohttp.ClientError, ValueError, OSError)
+"""What aiohttp raises."""
 
 T = TypeVar("T")
 
@@ -76,24 +78,29 @@ class EngineHttp:
         timeout = self._brisk if is_brisk else self._patient
         return self._decoded(await self._whole("POST", path, msgspec.json.encode(body), timeout), decoder)
 
-    async def stream(self, path: str, body: Any) -> AsyncGenerator[bytes, None]:
-        """The bytes of the answer as they come. Closing the generator closes the connection."""
-        with self._translated():
-            async with self._session.post(
+    def stream(self, ask: Callable[[], tuple[str, Any]]) -> "Reply":
+        """An answer that is read as it comes; entering it sends the request. ask: makes path and body, then."""
+        return Reply(self, ask)
+
+    async def open(self, path: str, body: Any) -> aiohttp.ClientResponse:
+        """The head of a streamed answer; the caller releases it."""
+        try:
+            response = await self._session.post(
                 self._base_url + path,
                 data=msgspec.json.encode(body),
                 headers=self._stream_headers,
                 timeout=self._patient,
                 allow_redirects=False,
-            ) as response:
-                if response.status != 200:
+            )
+            if response.status != 200:
+                async with response:
                     raise await self._refusal(response)
-                content = response.content
-                while data := await content.readany():
-                    yield data
+        except FAILURES as error:
+            raise self.translated(error) from None
+        return response
 
     async def _whole(self, method: str, path: str, data: bytes | None, timeout: aiohttp.ClientTimeout) -> bytes:
-        with self._translated():
+        try:
             async with self._session.request(
                 method,
                 self._base_url + path,
@@ -108,6 +115,8 @@ class EngineHttp:
                 if len(body) > MAX_BODY_BYTES:
                     raise EngineProtocol(f"engine {self._name} answered with more than {MAX_BODY_BYTES} bytes")
                 return body
+        except FAILURES as error:
+            raise self.translated(error) from None
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> Exception:
         if 300 <= response.status < 400:
@@ -122,21 +131,49 @@ class EngineHttp:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise garbage(self._name, body, error) from None
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """aiohttp's failures as ours."""
+    def translated(self, error: Exception) -> EngineError:
+        """One of FAILURES as ours."""
+        match error:
+            case TimeoutError():
+                return EngineTimeout(f"engine {self._name} did not answer in time")
+            case aiohttp.ClientConnectorError():
+                return EngineUnavailable(f"engine {self._name} can't be reached: {error.strerror or error}")
+            case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError():
+                return closed_early(self._name)
+            case aiohttp.ClientResponseError() | ValueError():
+                return EngineProtocol(f"engine {self._name} does not speak HTTP as expected: {error}")
+        return EngineUnavailable(f"the connection to engine {self._name} failed: {error}")
+
+
+class Reply:
+    """A streamed answer. Use as a context; leaving it before the end closes the connection. All raise EngineError."""
+
+    __slots__ = ("_ask", "_http", "_response")
+
+    def __init__(self, http: EngineHttp, ask: Callable[[], tuple[str, Any]]) -> None:
+        self._http = http
+        self._ask = ask
+        self._response: aiohttp.ClientResponse
+
+    async def __aenter__(self) -> "Reply":
+        path, body = self._ask()
+        self._response = await self._http.open(path, body)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._response.release()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all has been read, the end too."""
+        return self._response.content.at_eof()
+
+    async def read(self) -> bytes:
+        """What has come since the last time, or the next that comes; b"" at the end."""
         try:
-            yield
-        except TimeoutError:
-            raise EngineTimeout(f"engine {self._name} did not answer in time") from None
-        except aiohttp.ClientConnectorError as error:
-            raise EngineUnavailable(f"engine {self._name} can't be reached: {error.strerror or error}") from None
-        except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError):
-            raise closed_early(self._name) from None
-        except (aiohttp.ClientResponseError, aiohttp.InvalidURL, ValueError) as error:
-            raise EngineProtocol(f"engine {self._name} does not speak HTTP as expected: {error}") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise EngineUnavailable(f"the connection to engine {self._name} failed: {error}") from None
+            return await self._response.content.readany()
+        except FAILURES as error:
+            raise self._http.translated(error) from None
 
 
 def closed_early(name: str) -> EngineUnavailable:

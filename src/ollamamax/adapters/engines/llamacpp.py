@@ -52,7 +52,7 @@ TOO_LONG: Final = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the "
     "context length in settings, or use a model with a longer context length"
 )
-_OPEN, _CLOSE = "<think>", "</think>"
+_OPEN, _CLOSE, _CALL_TAG = "<think>", "</think>", "<tool_call>"
 # Marks of answer forms that only llama.cpp's own parsers take apart.
 _FOREIGN_FORMS: Final = (
     "<|channel|>",
@@ -121,6 +121,7 @@ class LlamaCppEngine:
         template = props.chat_template
         self._has_own_form = any(mark in template for mark in _FOREIGN_FORMS)
         self._thinks = _CLOSE in template
+        self._tags_calls = _CALL_TAG in template
 
     @property
     def kind(self) -> EngineKind:
@@ -220,13 +221,14 @@ class LlamaCppEngine:
 
         wanted = prompt_ids if request.want_context else None
         gatherer = CompletionGatherer(self._spec.name, self, splitter, top, wanted)
-        return relay(self._spec.name, self._http.stream("/completion", body), EventSplitter(), gatherer)
+        return relay(self._spec.name, self._http.stream(lambda: ("/completion", body)), EventSplitter(), gatherer)
 
     def _chat(self, request: ChatRequest) -> ChunkStream:
         body = wire.chat_body(request, self._spec.ctx_tokens)
         top = request.top_logprobs if request.logprobs else -1
         gatherer = EventGatherer(self._spec.name, self._clock.now_ms, self._call_id, top)
-        return relay(self._spec.name, self._http.stream("/v1/chat/completions", body), EventSplitter(), gatherer)
+        reply = self._http.stream(lambda: ("/v1/chat/completions", body))
+        return relay(self._spec.name, reply, EventSplitter(), gatherer)
 
     async def _forced_call(self, request: ChatRequest) -> ChunkStream:
         """One call, held to the tools' schemas and read as JSON, whatever form the model was trained on.
@@ -236,6 +238,8 @@ class LlamaCppEngine:
         """
         body = wire.template_body(msgspec.structs.replace(request, think=False))
         prompt = (await self._http.post("/apply-template", body, wire.rendered_decoder)).prompt
+        if self._tags_calls:
+            prompt += f"{_CALL_TAG}\n"  # where such a model learned to write the JSON of a call
         text = ""
         ids: tuple[int, ...] = ()
         async with aclosing(self._complete(request, prompt, wire.forced_call_schema(request), None)) as stream:

@@ -1,6 +1,5 @@
 """An existing Ollama server as an engine."""
 
-from contextlib import aclosing
 from typing import Any
 
 import aiohttp
@@ -54,15 +53,18 @@ class OllamaEngine:
             loaded = wire.Listing()
         return wire.engine_models(tags, loaded)
 
-    async def generate(self, request: ChatRequest, served_as: str) -> ChunkStream:
+    def generate(self, request: ChatRequest, served_as: str) -> ChunkStream:
         """Through /api/chat, or /api/generate for a prompt. Raises: EngineError, Unsupported, InvalidOption."""
-        if request.tools and request.tool_choice not in ("auto", "none"):
-            raise Unsupported("Ollama's API can't force a tool call; leave tool_choice at auto, or use another engine")
-        path, body = wire.request_path_and_body(request, served_as)
+
+        def ask() -> tuple[str, Any]:
+            if request.tools and request.tool_choice not in ("auto", "none"):
+                raise Unsupported(
+                    "Ollama's API can't force a tool call; leave tool_choice at auto, or use another engine"
+                )
+            return wire.request_path_and_body(request, served_as)
+
         gatherer = LineGatherer(self._name, request.top_logprobs if request.logprobs else -1)
-        async with aclosing(relay(self._name, self._http.stream(path, body), LineSplitter(), gatherer)) as stream:
-            async for chunks in stream:
-                yield chunks
+        return relay(self._name, self._http.stream(ask), LineSplitter(), gatherer)
 
     async def embed(self, request: EmbedRequest, served_as: str) -> EmbedResult:
         """Through /api/embed. Raises: EngineError, InputTooLong, BadRequest."""

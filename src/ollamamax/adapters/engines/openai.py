@@ -4,7 +4,6 @@ Deliberate limits: such servers render prompts themselves, so a request with a t
 ids, can't be served here; token ids are not told.
 """
 
-from contextlib import aclosing
 from typing import Any, Final
 
 import aiohttp
@@ -84,24 +83,21 @@ class OpenAIEngine:
             EngineModel(key=names.key(model.id), served_as=model.id, loaded=True) for model in listed.data or ()
         )
 
-    async def generate(self, request: ChatRequest, served_as: str) -> ChunkStream:
+    def generate(self, request: ChatRequest, served_as: str) -> ChunkStream:
         """Through /chat/completions; a raw prompt, or one with a suffix, through /completions.
 
         An empty request asks whether the model is there. Raises: EngineError, Unsupported, InvalidOption.
         """
         if not request.messages and not request.prompt:
-            yield [await self._load(request, served_as)]
-            return
-        path, body = _path_and_body(request, served_as)
+            return self._load(request, served_as)
         gatherer = EventGatherer(
             self._name,
             self._clock.now_ms,
             lambda: f"call_{self._dice.token_hex(4)}",
             request.top_logprobs if request.logprobs else -1,
         )
-        async with aclosing(relay(self._name, self._http.stream(path, body), EventSplitter(), gatherer)) as stream:
-            async for chunks in stream:
-                yield chunks
+        reply = self._http.stream(lambda: _path_and_body(request, served_as))
+        return relay(self._name, reply, EventSplitter(), gatherer)
 
     async def embed(self, request: EmbedRequest, served_as: str) -> EmbedResult:
         """Through /embeddings. Raises: EngineError, Unsupported, BadRequest."""
@@ -130,10 +126,10 @@ class OpenAIEngine:
     async def close(self) -> None:
         """Nothing of its own to release: the session is the connector's."""
 
-    async def _load(self, request: ChatRequest, served_as: str) -> Chunk:
+    async def _load(self, request: ChatRequest, served_as: str) -> ChunkStream:
         if request.keep_alive_ms != 0 and all(model.served_as != served_as for model in await self.models()):
             raise EngineRefused(f"model '{served_as}' not found", 404)
-        return Chunk(done_reason="unload" if request.keep_alive_ms == 0 else "load", stats=GenerationStats())
+        yield [Chunk(done_reason="unload" if request.keep_alive_ms == 0 else "load", stats=GenerationStats())]
 
 
 def _path_and_body(request: ChatRequest, served_as: str) -> tuple[str, dict[str, Any]]:

@@ -1,11 +1,9 @@
 """The loop that all streamed answers run through: bytes, pieces, chunks."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Final, Protocol
 
-from ollamamax.adapters.engines.http import closed_early
+from ollamamax.adapters.engines.http import Reply, closed_early
 from ollamamax.core.errors import EngineError, OllamaMaxError
 from ollamamax.core.types import Chunk
 from ollamamax.ports import ChunkStream
@@ -42,15 +40,16 @@ class Gatherer(Protocol):
         ...
 
 
-async def relay(name: str, source: AsyncGenerator[bytes, None], splitter: Splitter, gatherer: Gatherer) -> ChunkStream:
+async def relay(name: str, reply: Reply, splitter: Splitter, gatherer: Gatherer) -> ChunkStream:
     """One list of chunks per read, as it comes. Raises: EngineUnavailable for a stream without an end."""
     chunks: list[Chunk] = []
     try:
-        async with aclosing(source):
-            async for data in source:
+        async with reply:
+            while data := await reply.read():
                 await gatherer.feed(splitter.feed(data), chunks)
                 if gatherer.is_done:
-                    await _drain(source)
+                    if not reply.is_over:
+                        await _drain(reply)
                     break
                 if chunks:
                     told, chunks = chunks, []
@@ -68,11 +67,11 @@ async def relay(name: str, source: AsyncGenerator[bytes, None], splitter: Splitt
     yield chunks
 
 
-async def _drain(source: AsyncGenerator[bytes, None]) -> None:
+async def _drain(reply: Reply) -> None:
     """Read the end of the body, which follows at once, so that the connection can be used again."""
     try:
         async with asyncio.timeout(_DRAIN_S):
-            async for _ in source:
+            while await reply.read():
                 continue
     except (TimeoutError, EngineError):
         return

@@ -4,6 +4,7 @@ import hashlib
 import mmap
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -43,12 +44,11 @@ class BlobFiles:
 
     def touch(self, digest: str) -> bool:
         """Mark it as used now; False if it is not here."""
-        try:
-            os.utime(self.path(digest))
-        except FileNotFoundError:
+        path = self.path(digest)
+        if not path.is_file():
             return False
-        except OSError:  # a store that can't be written still serves
-            return True
+        with suppress(OSError):  # a store that can only be read still serves
+            os.utime(path)
         return True
 
     def read(self, digest: str, limit_bytes: int) -> bytes:
@@ -118,16 +118,21 @@ class IncomingBlob:
     """A blob on its way in: hashed while it is written, refused if it is not what its digest says."""
 
     def __init__(self, files: BlobFiles, digest: str) -> None:
-        """Raises: StoreError."""
         self._digest = digests.normalise(digest)
+        self._root = files.root
         self._target = files.path(digest)
         self._hash = hashlib.sha256()
         self._size = 0
+        self._file: IncomingFile | None = None
+
+    def open(self) -> None:
+        """Once, before all else; close() is due whether or not it succeeds. Raises: DiskFull, StoreError."""
         with explained(self._target):
-            self._file = IncomingFile(files.root, INCOMING_PREFIX)
+            self._file = IncomingFile(self._root, INCOMING_PREFIX)
 
     def write(self, data: bytearray) -> None:
         """Raises: DiskFull, StoreError."""
+        assert self._file is not None, "it is not open"
         self._size += len(data)
         self._hash.update(data)
         with explained(self._target, self._size):
@@ -135,6 +140,7 @@ class IncomingBlob:
 
     def commit(self) -> bool:
         """False if another writer brought the same blob first. Raises: DigestMismatch, StoreError."""
+        assert self._file is not None, "it is not open"
         got = f"sha256:{self._hash.hexdigest()}"
         if got != self._digest:
             raise DigestMismatch(f'digest mismatch, expected "{self._digest}", got "{got}"')
@@ -146,7 +152,8 @@ class IncomingBlob:
 
     def close(self) -> None:
         """Nothing remains of what was not committed."""
-        self._file.abort()
+        if self._file is not None:
+            self._file.abort()
 
 
 def is_whole(name: str) -> bool:

@@ -65,8 +65,9 @@ class OllamaStore:
         """Stream it in; False if it is here already. Raises: DigestMismatch, DiskFull, StoreError, and body's own."""
         if await in_thread(self._blobs.touch, digest):
             return False
-        incoming = await in_thread(IncomingBlob, self._blobs, digest)
+        incoming = IncomingBlob(self._blobs, digest)
         try:
+            await in_thread(incoming.open)
             buffer = bytearray()
             async for piece in body:
                 buffer += piece

@@ -28,7 +28,7 @@ def prune(manifests: ManifestFiles, blobs: BlobFiles, root: Path, now_ns: int) -
     if not root.is_dir():
         return []
     with explained(root):
-        files = list(_walk(root)) if root.exists() else []
+        files = list(_walk(root))
         try:
             used = _used(files)
         except (OSError, CorruptManifest) as error:

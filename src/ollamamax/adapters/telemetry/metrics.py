@@ -46,21 +46,29 @@ class PrometheusMeter:
         self._unloads = counter("model_unloads", "Models that left memory, by reason", "model", "reason")
         self._memory = gauge("model_memory_bytes", "Memory that a loaded model needs", "model")
         gauge("build_info", "Constant 1, labelled by version", "version").labels(version).set(1)
-        self._count_of = lru_cache(maxsize=1024)(self._requests.labels)
+        self._load = 0, 0
+        # Looking a child up by its labels costs more than counting into it.
+        remembered = lru_cache(maxsize=1024)
+        self._requests_of = remembered(self._requests.labels)
+        self._request_s_of = remembered(self._request_s.labels)
+        self._ttft_s_of = remembered(self._ttft_s.labels)
+        self._tpot_s_of = remembered(self._tpot_s.labels)
+        self._prompt_of = remembered(self._prompt.labels)
+        self._output_of = remembered(self._output.labels)
 
     def outcome(self, outcome: Outcome) -> None:
         """One finished request."""
-        self._count_of(outcome.route, outcome.kind.value, outcome.error_code).inc()
-        self._request_s.labels(outcome.route).observe(outcome.total_ms / 1000)
+        self._requests_of(outcome.route, outcome.kind.value, outcome.error_code).inc()
+        self._request_s_of(outcome.route).observe(outcome.total_ms / 1000)
         self._queue_s.observe(outcome.queued_ms / 1000)
         if not outcome.engine_id:
             return
         if outcome.ttft_ms is not None:
-            self._ttft_s.labels(outcome.model).observe(outcome.ttft_ms / 1000)
+            self._ttft_s_of(outcome.model).observe(outcome.ttft_ms / 1000)
         if outcome.tpot_ms is not None:
-            self._tpot_s.labels(outcome.model).observe(outcome.tpot_ms / 1000)
-        self._prompt.labels(outcome.model, outcome.engine_id).inc(outcome.prompt_tokens)
-        self._output.labels(outcome.model, outcome.engine_id).inc(outcome.output_tokens)
+            self._tpot_s_of(outcome.model).observe(outcome.tpot_ms / 1000)
+        self._prompt_of(outcome.model, outcome.engine_id).inc(outcome.prompt_tokens)
+        self._output_of(outcome.model, outcome.engine_id).inc(outcome.output_tokens)
 
     def attempt_failed(self, engine_id: str, error_code: str) -> None:
         """One attempt that did not become the answer."""
@@ -82,8 +90,7 @@ class PrometheusMeter:
 
     def queue(self, waiting: int, running: int) -> None:
         """Requests waiting for admission, and admitted."""
-        self._waiting.set(waiting)
-        self._running.set(running)
+        self._load = waiting, running
 
     def loaded(self, models: Mapping[str, int]) -> None:
         """Bytes of memory by loaded model; models no longer named disappear."""
@@ -93,4 +100,7 @@ class PrometheusMeter:
 
     def render(self) -> tuple[bytes, str]:
         """The exposition in Prometheus' text format and its content type."""
+        waiting, running = self._load
+        self._waiting.set(waiting)
+        self._running.set(running)
         return generate_latest(self.registry), CONTENT_TYPE_LATEST

@@ -31,24 +31,20 @@ def read_conversation(fields: Fields) -> tuple[Message, ...]:
     """All messages, in order. Raises: BadRequest."""
     raw = fields.array("messages", "[]openai.Message") or ()
     sources = [fields.nested("messages", item, _MESSAGE, "openai.Message") for item in raw]
-    called = _names_by_call_id(sources)
+    calls = [_tool_calls(source) for source in sources]
+    called = {call.id: call.name for made in calls for call in made}
     messages: list[Message] = []
-    for source in sources:
-        messages += _messages(source, called)
+    for source, made in zip(sources, calls, strict=True):
+        messages += _messages(source, made, called)
     return tuple(messages)
 
 
-def _names_by_call_id(sources: list[Fields]) -> dict[str, str]:
-    return {call.id: call.name for source in sources for call in _tool_calls(source)}
-
-
-def _messages(fields: Fields, called: dict[str, str]) -> list[Message]:
+def _messages(fields: Fields, tool_calls: tuple[ToolCall, ...], called: dict[str, str]) -> list[Message]:
     role = (fields.text("role") or "").lower()
     tool_call_id = fields.text("tool_call_id") or ""
     tool_name = ""
     if role == "tool":
         tool_name = fields.text("name") or called.get(tool_call_id, "")
-    tool_calls = _tool_calls(fields)
     base = Message(role, tool_name=tool_name, tool_call_id=tool_call_id)
     said = {"thinking": fields.text("reasoning") or "", "tool_calls": tool_calls}
     content = fields.any("content")

@@ -4,20 +4,16 @@ Source: Ollama `server/images.go` (capabilities), `template/template.go` (variab
 `model/parsers` (what each builtin parser understands).
 """
 
-import re
 from collections.abc import Sequence
 from typing import Final
 
+from ollamamax.core.errors import TemplateError
 from ollamamax.core.modelspec.manifest import Config
+from ollamamax.core.modelspec.template import parse
 from ollamamax.core.types import GgufFacts
 
 DEFAULT_TEMPLATE: Final = "{{ .Prompt }}"
 """What a model without any template is rendered with."""
-
-_ACTION: Final = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
-_COMMENT: Final = re.compile(r"\{\{-?\s*/\*.*?\*/\s*-?\}\}", re.DOTALL)
-_LITERAL: Final = re.compile(r'"(?:\\.|[^"\\])*"|`[^`]*`', re.DOTALL)
-_FIELD: Final = re.compile(r"\.([A-Za-z_]\w*)", re.ASCII)
 
 _TOOL_PARSERS: Final = frozenset(
     {
@@ -34,12 +30,6 @@ _THINKING_PARSERS: Final = frozenset(
     }
 )
 _GPTOSS_FAMILIES: Final = frozenset({"gptoss", "gpt-oss"})
-
-
-def template_fields(go_template: str) -> frozenset[str]:
-    """Lower-cased names of all fields that a Go template uses: `.Tools`, `$.Messages`, `.Function.Name` ..."""
-    actions = _ACTION.findall(_COMMENT.sub("", go_template))
-    return frozenset(name.lower() for action in actions for name in _FIELD.findall(_LITERAL.sub('""', action)))
 
 
 def runs_native(config: Config, go_template: str | None, jinja: str) -> bool:
@@ -79,7 +69,10 @@ def _of_jinja(template: str) -> list[str]:
     return found + ["thinking"] * ("<think>" in template and "</think>" in template)
 
 
-def _of_go(template: str) -> list[str]:
-    fields = template_fields(template)
-    found = (("tools", "tools"), ("suffix", "insert"), ("thinking", "thinking"))
-    return [capability for name, capability in found if name in fields]
+def _of_go(text: str) -> list[str]:
+    try:
+        template = parse(text)
+    except TemplateError:  # its models answer with the error; it takes nothing away from the others of a list
+        return []
+    found = ["tools"] * template.uses("tools") + ["insert"] * template.uses("suffix")
+    return found + ["thinking"] * (template.thinking_tags() is not None)

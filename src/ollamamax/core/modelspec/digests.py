@@ -16,11 +16,6 @@ def normalise(text: str) -> str:
     return f"sha256:{match[1].lower()}"
 
 
-def is_digest(text: str) -> bool:
-    """Whether `text` is of the grammar."""
-    return _GRAMMAR.fullmatch(text) is not None
-
-
 def file_name(digest: str) -> str:
     """The blob's file in the store: `sha256-<hex>`. Raises: BadRequest."""
     return normalise(digest).replace(":", "-")

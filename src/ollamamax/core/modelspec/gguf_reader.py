@@ -145,12 +145,5 @@ def _plain_float(value: float, single: bool) -> float | None:
         return value
     form = _SCALARS[_FLOAT32]
     packed = form.pack(value)
-    shortest = (float(f"{value:.{digits}g}") for digits in range(6, 10))
-    return next(short for short in shortest if _packs_to(form, short, packed))
-
-
-def _packs_to(form: struct.Struct, value: float, packed: bytes) -> bool:
-    try:
-        return form.pack(value) == packed
-    except OverflowError:  # rounded up beyond the largest single
-        return False
+    shortest = (float(f"{value:.{digits}g}") for digits in range(6, 10))  # 9 digits tell any two singles apart
+    return next(short for short in shortest if form.pack(short) == packed)

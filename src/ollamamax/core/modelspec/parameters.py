@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
@@ -86,8 +87,10 @@ def _go_value(value: Any) -> str:
 def _go_float(value: float) -> str:
     """The shortest digits that mean `value`; with an exponent (of two digits) below 1e-4 and from 1e6 up."""
     shortest = repr(value)
-    digits = shortest.partition("e")[0].lstrip("-").replace(".", "").strip("0")
-    scientific = f"{value:.{max(len(digits), 1) - 1}e}"
-    if -4 <= int(scientific.partition("e")[2]) < 6:
+    number = Decimal(shortest).normalize()
+    power = number.adjusted()
+    if number == 0 or -4 <= power < 6:
         return shortest.removesuffix(".0")
-    return scientific
+    first, *rest = map(str, number.as_tuple().digits)
+    mantissa = f"{first}.{''.join(rest)}" if rest else first
+    return f"{'-' if value < 0 else ''}{mantissa}e{'-' if power < 0 else '+'}{abs(power):02d}"

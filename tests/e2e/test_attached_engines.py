@@ -9,7 +9,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
-from conftest import Node, eventually
+from nodes import Node, eventually
+
+LISTED = {
+    "name": "tiny:latest",
+    "model": "tiny:latest",
+    "size": 1,
+    "size_vram": 0,
+    "digest": "0" * 64,
+    "details": {},
+    "modified_at": "2026-01-01T00:00:00Z",
+    "expires_at": "2036-01-01T00:00:00Z",
+}
 
 
 def attach(node: Node, name: str, url: str, kind: str = "ollama", slots: int = 4) -> None:
@@ -20,8 +31,8 @@ def attach(node: Node, name: str, url: str, kind: str = "ollama", slots: int = 4
 
 
 def ask(node: Node, model: str = "tiny") -> httpx.Response:
-    body = {"model": model, "messages": [{"role": "user", "content": "What is 3 + 4?"}], "stream": False,
-            "options": {"temperature": 0}}  # fmt: skip
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    body = {"model": model, "messages": messages, "stream": False, "options": {"temperature": 0}}
     return httpx.post(f"{node.url}/api/chat", json=body, timeout=60)
 
 
@@ -43,7 +54,7 @@ def test_three_engines_share_the_work_and_one_may_die(new_node: Callable[..., No
     attach(main, "right", right.url)
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(lambda _: ask(main), range(60)))
-    assert all("7" in answer.json()["message"]["content"] for answer in answers)
+    assert all("Paris" in answer.json()["message"]["content"] for answer in answers)
     assert set(tokens_by_engine(main)) == {"local", "left", "right"}
     assert left.process is not None
     left.process.send_signal(signal.SIGKILL)
@@ -88,17 +99,7 @@ def rogue() -> Iterator[tuple[str, list[str]]]:
             self.wfile.write(body)
 
         def do_GET(self) -> None:
-            model = {
-                "name": "tiny:latest",
-                "model": "tiny:latest",
-                "size": 1,
-                "size_vram": 0,
-                "digest": "0" * 64,
-                "details": {},
-                "modified_at": "2026-01-01T00:00:00Z",
-                "expires_at": "2036-01-01T00:00:00Z",
-            }
-            self.reply(json.dumps({"models": [model], "version": "0.12.0"}).encode())
+            self.reply(json.dumps({"models": [LISTED], "version": "0.12.0"}).encode())
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", "0")))
@@ -140,7 +141,7 @@ def test_before_the_first_token_another_engine_answers(
     main = new_node()
     attach(main, "rogue", url)
     answers = [ask(main) for _ in range(6)]
-    assert ["7" in answer.json()["message"]["content"] for answer in answers] == [True] * 6
+    assert ["Paris" in answer.json()["message"]["content"] for answer in answers] == [True] * 6
     metrics = httpx.get(f"{main.url}/metrics").text
     assert 'ollamamax_attempts_failed_total{engine="rogue"' in metrics
 

@@ -1,0 +1,42 @@
+"""One timer for all deadlines of a kind: setting one and taking it back costs no timer of its own."""
+
+import asyncio
+from typing import Final, Protocol
+
+_ROUND_S: Final = 0.05
+
+
+class Guarded(Protocol):
+    """Something with deadlines of seconds."""
+
+    def look(self, now_s: float) -> None:
+        """See to what is due. now_s: the event loop's time."""
+        ...
+
+
+class Patrol:
+    """Goes round every 50 ms while there is anything to look at, so deadlines are kept up to 50 ms late."""
+
+    def __init__(self) -> None:
+        self._guarded: set[Guarded] = set()
+        self._is_under_way = False
+
+    def add(self, one: Guarded) -> None:
+        """From the next round on; `discard` must follow."""
+        self._guarded.add(one)
+        if not self._is_under_way:
+            self._is_under_way = True
+            asyncio.get_running_loop().call_later(_ROUND_S, self._go_round)
+
+    def discard(self, one: Guarded) -> None:
+        """No more. Idempotent."""
+        self._guarded.discard(one)
+
+    def _go_round(self) -> None:
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        for one in tuple(self._guarded):
+            one.look(now_s)
+        self._is_under_way = bool(self._guarded)
+        if self._is_under_way:
+            loop.call_later(_ROUND_S, self._go_round)
