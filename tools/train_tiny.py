@@ -79,41 +79,62 @@ def export(model: Llama, tokeniser: Tokeniser, path: Path, quant: str) -> None:
     print(f"wrote {path}: {size} bytes", flush=True)
 
 
+def learn(model: Llama, opts: list[torch.optim.Optimizer], batch: Batch) -> float:
+    """Take one step and return its loss (nats per token)."""
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.loss(*batch)
+    loss.backward()
+    for opt in opts:
+        opt.step()
+        opt.zero_grad()
+    return loss.item()
+
+
+def save(path: Path, model: Llama, opts: list[torch.optim.Optimizer], step: int) -> None:
+    """Keep what a later run needs to go on at this step; a reader never sees half of it."""
+    part = path.with_name(f".{path.name}.part")
+    torch.save({"model": model.state_dict(), "opts": [opt.state_dict() for opt in opts], "step": step}, part)
+    part.replace(path)
+
+
+def resume(path: Path, model: Llama, opts: list[torch.optim.Optimizer]) -> int:
+    """Load what `save` kept and return the step to go on with. Without "opts" the momenta start at zero."""
+    kept = torch.load(path, weights_only=True)
+    model.load_state_dict(kept["model"])
+    for opt, state in zip(opts, kept.get("opts", []), strict=False):
+        opt.load_state_dict(state)
+    return int(kept["step"])
+
+
 def run(args: argparse.Namespace) -> None:
-    """Train for args.steps and write the model now and then, and at the end."""
+    """Train up to args.steps, write the model at the end, and keep what is needed to go on."""
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     tokeniser = tokeniser_of(args.seed)
     model = Llama(Shape(len(tokeniser.tokens), heads=4, kv_heads=2), LENGTHS[-1])
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
-    if args.compile:
-        model.hidden = torch.compile(model.hidden)  # type: ignore[method-assign]
     opts = optimisers(model, args.matrix_rate, args.other_rate)
     full = [[group["lr"] for group in opt.param_groups] for opt in opts]
-    source = batches(tokeniser, args.seed + 1)
-    start, seen, losses = time.monotonic(), 0, []
-    for step in range(args.steps):
-        ids, weights = next(source)
+    step = first = resume(args.resume, model, opts) if args.resume else 0
+    if args.compile:
+        model.hidden = torch.compile(model.hidden)  # type: ignore[method-assign]
+    source = batches(tokeniser, args.seed + 1 + first)
+    start, losses = time.monotonic(), []
+    while step < args.steps and time.monotonic() - start < args.minutes * 60:
         for opt, rates in zip(opts, full, strict=True):
             for group, base in zip(opt.param_groups, rates, strict=True):
                 group["lr"] = base * rate(step, args.steps)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model.loss(ids, weights)
-        loss.backward()
-        for opt in opts:
-            opt.step()
-            opt.zero_grad()
-        seen += ids.numel()
-        losses.append(loss.item())
-        if (step + 1) % 50 == 0:
-            took = time.monotonic() - start
-            mean = sum(losses[-50:]) / 50
-            print(f"step {step + 1} loss {mean:.4f} tokens {seen} time {took:.0f} s", flush=True)
-        if args.every and (step + 1) % args.every == 0:
-            export(model, tokeniser, args.out, args.quant)
-    export(model, tokeniser, args.out, args.quant)
+        losses.append(learn(model, opts, next(source)))
+        step += 1
+        if step % 50 == 0:
+            mean = sum(losses[-50:]) / len(losses[-50:])
+            print(f"step {step} loss {mean:.4f} time {time.monotonic() - start:.0f} s", flush=True)
+        if args.keep and step % 300 == 0:
+            save(args.keep, model, opts, step)
     if args.keep:
-        torch.save(model.state_dict(), args.keep)
+        save(args.keep, model, opts, step)
+    if step >= args.steps:
+        export(model, tokeniser, args.out, args.quant)
 
 
 def main() -> None:
@@ -125,9 +146,10 @@ def main() -> None:
     parser.add_argument("--matrix-rate", type=float, default=0.02, help="learning rate of the blocks' matrices (Muon)")
     parser.add_argument("--other-rate", type=float, default=0.004, help="learning rate of all else (AdamW)")
     parser.add_argument("--quant", choices=["f16", "q8_0"], default="f16")
-    parser.add_argument("--every", type=int, default=0, help="also write the model every so many steps")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop after this wall time; --resume goes on")
     parser.add_argument("--compile", action="store_true", help="fuse the network's loops; twice as fast")
-    parser.add_argument("--keep", type=Path, help="also keep the float32 weights here")
+    parser.add_argument("--keep", type=Path, help="keep weights and momenta here, every 300 steps and at the end")
+    parser.add_argument("--resume", type=Path, help="go on from what --keep kept")
     parser.add_argument("--out", type=Path, default=OUT)
     run(parser.parse_args())
 

@@ -1,34 +1,23 @@
-"""Our own engines: what only they do. All with real child processes."""
+"""Our own engines: what they answer. All with real children."""
 
-import asyncio
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import psutil
 import pytest
-from structlog.testing import capture_logs
 
-from models import CYCLE, FIRST_BYTE, chain_text, write_llama
-from ollamamax.adapters.engines.llamacpp import CRASHED, TOO_LONG, LlamaCppEngine, LlamaCppLauncher
+import ollamamax
+from llamacpp_support import Launch, answer, ask, ids_of, launching, spec_of, talk, text_of
+from models import CYCLE, FIRST_BYTE, chain_text
+from ollamamax.adapters.engines.llamacpp import TOO_LONG, LlamaCppLauncher
 from ollamamax.adapters.system.clock import SystemClock
 from ollamamax.core.errors import (
-    EngineCrashed,
-    EngineUnavailable,
     InputTooLong,
     InvalidOption,
-    LoadFailed,
     Unsupported,
 )
-from ollamamax.core.types import ChatRequest, Chunk, EmbedRequest, LaunchSpec, Message, Options
+from ollamamax.core.types import EmbedRequest, Options
 from ollamamax.testing.clock import SeededDice
-
-Launch = Callable[..., Awaitable[LlamaCppEngine]]
 
 TOOLS = tuple(
     {
@@ -41,6 +30,7 @@ TOOLS = tuple(
     for name in ("add", "look")
 )
 THINKING = "{% for m in messages %}{{ m.content }}{% endfor %}<think>\n{# </think> #}"
+TINY = Path(ollamamax.__file__).parent / "data/tiny/tiny.gguf"
 CALLING = (
     "{% for t in tools %}{{ t | tojson }}\n{% endfor %}{% for m in messages %}{{ m.role }}: {{ m.content }}"
     "{% for c in m.tool_calls %}<tool_call>\n{{ c | tojson }}\n</tool_call>{% endfor %}\n{% endfor %}assistant:"
@@ -49,188 +39,8 @@ CALLING = (
 
 @pytest.fixture
 async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
-    """Writes a model and starts a child on it; all are closed in the end."""
-    launcher = LlamaCppLauncher(SystemClock(), SeededDice(7))
-    engines: list[LlamaCppEngine] = []
-
-    async def start(spec: dict[str, Any] | None = None, **model: Any) -> LlamaCppEngine:
-        path = write_llama(tmp_path / f"{len(engines)}.gguf", **model)
-        engines.append(await launcher.launch(spec_of(path, **(spec or {}))))
-        return engines[-1]
-
-    async with asyncio.timeout(60):
+    async with launching(tmp_path) as start:
         yield start
-        for engine in engines:
-            await engine.close()
-            assert not psutil.pid_exists(engine.pid)
-
-
-def spec_of(path: Path, **more: Any) -> LaunchSpec:
-    return LaunchSpec(**{"key": "k", "name": "m", "model_path": str(path), "ctx_tokens": 512, "parallel": 1, **more})
-
-
-def ask(prompt: str = "a", num_predict: int = 20, **more: Any) -> ChatRequest:
-    options = Options(num_predict=num_predict, temperature=0.0, stop=more.pop("stop", None))
-    return ChatRequest(model="m", prompt=prompt, options=options, **more)
-
-
-def talk(num_predict: int = 20, **more: Any) -> ChatRequest:
-    message = Message("user", more.pop("content", "hi"), images=more.pop("images", ()))
-    return ChatRequest(model="m", messages=(message,), options=Options(num_predict=num_predict, seed=1), **more)
-
-
-async def answer(engine: LlamaCppEngine, request: ChatRequest) -> list[Chunk]:
-    return [chunk async for read in engine.generate(request, "m") for chunk in read]
-
-
-def text_of(chunks: list[Chunk]) -> str:
-    return "".join(chunk.text for chunk in chunks)
-
-
-def ids_of(chunks: list[Chunk]) -> list[int]:
-    return [number for chunk in chunks for number in chunk.token_ids]
-
-
-def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-
-
-async def until_gone(pid: int, limit_s: float) -> None:
-    async with asyncio.timeout(limit_s):
-        while not gone(pid):
-            await asyncio.to_thread(psutil.wait_procs, [psutil.Process(pid)], 0.05)
-
-
-async def test_a_killed_child_fails_all_its_streams(launch: Launch) -> None:
-    engine = await launch({"parallel": 2, "ctx_tokens": 4096}, chain=True, context=4096)
-    begun = [asyncio.Event(), asyncio.Event()]
-    texts = ["", ""]
-
-    async def read(number: int) -> None:
-        async for chunks in engine.generate(ask(num_predict=4000), "m"):
-            texts[number] += text_of(chunks)
-            begun[number].set()
-
-    readers = [asyncio.create_task(read(number)) for number in range(2)]
-    for mine in begun:
-        await mine.wait()
-    os.kill(engine.pid, signal.SIGKILL)
-    for failure, text in zip(await asyncio.gather(*readers, return_exceptions=True), texts, strict=True):
-        assert isinstance(failure, EngineCrashed)
-        assert str(failure) == CRASHED
-        assert text
-        assert chain_text("a", 4000).startswith(text)
-    assert await engine.exited() == "killed by signal 9 (SIGKILL)"
-    with pytest.raises(EngineUnavailable):
-        await engine.models()
-
-
-PARENT = """
-import asyncio, sys, structlog
-from ollamamax.adapters.engines.llamacpp_process import ChildProcess
-from ollamamax.core.types import LaunchSpec
-
-structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-
-async def main():
-    spec = LaunchSpec(key="k", name="m", model_path=sys.argv[1], ctx_tokens=256)
-    child = await ChildProcess.start(sys.executable, spec, "key")
-    if sys.argv[2] == "ready":
-        await child.port()
-    print(child.pid, flush=True)
-    await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
-
-
-@pytest.mark.parametrize("moment", ["ready", "loading"])
-async def test_the_child_dies_with_its_parent(tmp_path: Path, moment: str) -> None:
-    """Also while native code loads a model and holds the interpreter's lock: there the kernel's signal does it."""
-    path = tmp_path / "m.gguf"
-    if moment == "ready":
-        write_llama(path)
-    elif sys.platform == "linux":
-        os.mkfifo(path)  # opening it blocks: a load without an end
-    else:
-        pytest.skip("only Linux signals a closed pipe")
-    parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PARENT, str(path), moment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert parent.stdout is not None
-    assert parent.stderr is not None
-    try:
-        async with asyncio.timeout(30):
-            pid = int(await parent.stdout.readline())
-            while moment == "loading" and b"load_model: loading model" not in await parent.stderr.readline():
-                pass
-            assert not gone(pid)
-    finally:
-        parent.kill()
-    await until_gone(pid, 2.0)
-    await parent.communicate()
-
-
-async def test_a_cancelled_launch_leaves_no_child(tmp_path: Path) -> None:
-    path = tmp_path / "m.gguf"
-    os.mkfifo(path)
-    launcher = LlamaCppLauncher(SystemClock(), SeededDice())
-    before = set(psutil.Process().children())
-    launching = asyncio.create_task(launcher.launch(spec_of(path)))
-    async with asyncio.timeout(20):
-        while not (children := set(psutil.Process().children()) - before):
-            await asyncio.sleep(0)
-        launching.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await launching
-    assert all(gone(child.pid) for child in children)
-
-
-async def test_the_key_is_in_no_place_that_others_can_read(launch: Launch) -> None:
-    engine = await launch()
-    key = engine._http._headers["Authorization"].removeprefix("Bearer ")
-    assert len(key) == 48
-    child = psutil.Process(engine.pid)
-    assert key not in " ".join(child.cmdline())
-    assert key not in " ".join(child.environ().values())
-
-
-def truncated(data: bytes) -> bytes:
-    return data[: len(data) // 2]
-
-
-def foreign(data: bytes) -> bytes:
-    return b"PK\x03\x04" + data[4:]
-
-
-def of_unknown_architecture(data: bytes) -> bytes:
-    return data.replace(b"llama", b"lxama")
-
-
-@pytest.mark.parametrize(
-    ("harm", "told"),
-    [
-        (truncated, "not within the file bounds.*create or pull it again"),
-        (foreign, "magic.*create or pull it again"),
-        (of_unknown_architecture, "unknown model architecture: 'lxama'.*update OllamaMax"),
-    ],
-)
-async def test_a_bad_model_is_refused_with_the_reason(
-    tmp_path: Path, harm: Callable[[bytes], bytes], told: str
-) -> None:
-    path = write_llama(tmp_path / "m.gguf")
-    path.write_bytes(harm(path.read_bytes()))
-    with capture_logs() as logs:
-        async with asyncio.timeout(30):
-            with pytest.raises(LoadFailed, match=f"model m could not be loaded: .*{told}"):
-                await LlamaCppLauncher(SystemClock(), SeededDice()).launch(spec_of(path))
-    assert any(entry["log_level"] == "warning" and entry["model"] == "m" and entry["pid"] for entry in logs)
-
-
-async def test_an_interpreter_that_is_not_there(tmp_path: Path) -> None:
-    launcher = LlamaCppLauncher(SystemClock(), SeededDice(), python=str(tmp_path / "nothing"))
-    with pytest.raises(LoadFailed, match="could not be started"):
-        await launcher.launch(spec_of(tmp_path / "m.gguf"))
 
 
 async def test_ids_stand_beside_their_text_even_across_characters_of_many_tokens(launch: Launch) -> None:
@@ -318,6 +128,21 @@ async def test_tools_can_be_forced(launch: Launch, template: str | None, choice:
     assert chunks[-1].done_reason == "stop"
 
 
+@pytest.mark.parametrize("choice", ["auto", "required"])
+async def test_tiny_calls_a_tool(choice: str) -> None:
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": parameters}}
+    engine = await LlamaCppLauncher(SystemClock(), SeededDice()).launch(spec_of(TINY, ctx_tokens=1024))
+    try:
+        request = talk(100, content="What is the weather in Paris?", tools=(tool,), tool_choice=choice)
+        chunks = await answer(engine, msgspec.structs.replace(request, options=Options(temperature=0.0)))
+    finally:
+        await engine.close()
+    (call,) = [call for chunk in chunks for call in chunk.tool_calls]
+    assert (call.name, msgspec.json.decode(call.arguments)) == ("get_weather", {"city": "Paris"})
+    assert not text_of(chunks)
+
+
 async def test_a_forced_call_that_is_cut_is_told_as_text(launch: Launch) -> None:
     engine = await launch()
     chunks = await answer(engine, talk(5, tools=TOOLS, tool_choice="required"))
@@ -347,26 +172,6 @@ async def test_images_need_a_projector(launch: Launch) -> None:
     engine = await launch()
     with pytest.raises(Unsupported, match="images"):
         await answer(engine, talk(images=(b"\x89PNG",)))
-
-
-async def test_a_closed_engine_is_unavailable(launch: Launch) -> None:
-    engine = await launch()
-    await engine.close()
-    assert await engine.exited() == "stopped"
-    for call in (engine.models(), answer(engine, ask()), engine.embed(EmbedRequest(model="m", inputs=("x",)), "m")):
-        with pytest.raises(EngineUnavailable):
-            await call
-
-
-async def test_closing_ends_answers_under_way_as_unavailable(launch: Launch) -> None:
-    engine = await launch({"ctx_tokens": 4096}, chain=True, context=4096)
-    stream = engine.generate(ask(num_predict=4000), "m")
-    await anext(stream)
-    closing = asyncio.create_task(engine.close())
-    with pytest.raises(EngineUnavailable):
-        async for _ in stream:
-            pass
-    await closing
 
 
 async def test_embedding_cuts_or_refuses_what_is_too_long(launch: Launch) -> None:

@@ -97,12 +97,12 @@ def test_two_directories_are_two_locks(tmp_path: Path) -> None:
 
 def test_a_directory_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StoreError, match="can't access .*file"):
+    with pytest.raises(StoreError, match=r"can't access .*file"):
         DirectoryLock(tmp_path / "file", "the model store").acquire()
 
 
 def test_a_directory_that_cant_be_written(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "sealed") as path:
         make_read_only(path)
-        with pytest.raises(StoreReadOnly, match="can't write .*sealed"):
+        with pytest.raises(StoreReadOnly, match=r"can't write .*sealed"):
             DirectoryLock(path, "the model store").acquire()

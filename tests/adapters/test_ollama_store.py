@@ -158,9 +158,9 @@ async def test_refusals_name_the_path_and_the_cause(
 async def test_a_store_whose_place_is_taken_by_a_file(tmp_path: Path) -> None:
     put(tmp_path / "models")
     store = OllamaStore(tmp_path / "models")
-    with pytest.raises(StoreError, match="can't access"):
+    with pytest.raises(StoreError, match=r"can't access"):
         await store.put_manifest(names.parse("tiny"), b"{}")
-    with pytest.raises(StoreError, match="can't access"):
+    with pytest.raises(StoreError, match=r"can't access"):
         await store.put_bytes(b"x")
     with capture_logs():
         assert await store.manifests() == []

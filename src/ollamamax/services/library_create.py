@@ -79,9 +79,9 @@ class Creator:
             if _is_adapter(facts):
                 raise BadRequest(f"{name} is an adapter: give it as one, beside the model that it adapts")
             if facts.architecture == _PROJECTOR_ARCHITECTURE:
-                projectors.append((await self._layer(manifest.PROJECTOR, digest), facts))
+                projectors.append((_layer(manifest.PROJECTOR, digest, facts), facts))
             else:
-                weights.append((await self._layer(manifest.MODEL, digest), facts))
+                weights.append((_layer(manifest.MODEL, digest, facts), facts))
         if len(weights) > 1 or len(projectors) > 1:
             raise BadRequest("more than one GGUF of a kind was given; merge split files into one first")
         if not weights and not kept:
@@ -95,9 +95,10 @@ class Creator:
         return [*(layer for layer, _ in weights), *kept, *(layer for layer, _ in projectors)], config
 
     async def _adapter(self, name: str, digest: str) -> Layer:
-        if not _is_adapter(await self._facts(name, digest)):
+        facts = await self._facts(name, digest)
+        if not _is_adapter(facts):
             raise BadRequest(f"{name} is no adapter: its general.type is not 'adapter'")
-        return await self._layer(manifest.ADAPTER, digest)
+        return _layer(manifest.ADAPTER, digest, facts)
 
     async def _facts(self, name: str, digest: str) -> GgufFacts:
         normal = digests.normalise(digest)
@@ -123,13 +124,6 @@ class Creator:
                 f"{name} is one of {parts} parts; merge them into one file first (llama-gguf-split --merge)"
             )
         return facts
-
-    async def _layer(self, media_type: str, digest: str) -> Layer:
-        normal = digests.normalise(digest)
-        size_bytes = await self._store.blob_size(normal)
-        if size_bytes is None:
-            raise BlobNotFound(f"blob {normal} is not in the store any more; send it to /api/blobs/{normal} again")
-        return Layer(media_type, normal, size_bytes)
 
     async def _put(self, media_type: str, data: bytes) -> tuple[Layer, bool]:
         digest, is_new = await self._store.put_bytes(data)
@@ -179,6 +173,10 @@ def _texts(request: CreateRequest, parameters: dict[str, Any]) -> list[tuple[str
         said.append((manifest.MESSAGES, data, (manifest.MESSAGES,)))
     said.extend((manifest.LICENSE, text.encode(), ()) for text in request.licenses)
     return said
+
+
+def _layer(media_type: str, digest: str, facts: GgufFacts) -> Layer:
+    return Layer(media_type, digests.normalise(digest), facts.file_bytes)
 
 
 def _is_adapter(facts: GgufFacts) -> bool:

@@ -40,16 +40,12 @@ def test_words_in_text_and_comments_are_no_names() -> None:
         ("{{ if .No }}1{{ else }}<{{ .Response }}>{{ end }}|end", "<r"),
         ("{{ with .Prompt }}{{ . }}{{ end }}{{ with .Response }}{{ . }}!{{ end }}", "pr!"),
         ("{{ range .List }}{{ . }}{{ $.Response }},{{ end }}.", "xr,yr,."),
-        ("{{ range .List }}{{ print . .Response }},{{ end }}", None),
         ("{{ if .Response }}a{{ end }}{{ print (print .Response) }}|{{ .Response }}", "ar"),
         ("{{ if .Response }}a{{ end }}b", "ab"),
     ],
 )
-def test_the_cut_keeps_all_up_to_the_response(text: str, wanted: str | None) -> None:
+def test_the_cut_keeps_all_up_to_the_response(text: str, wanted: str) -> None:
     data = {"Prompt": "p", "Response": "r", "List": ["x", "y"]}
-    if wanted is None:
-        data["List"] = []
-        wanted = ""
     assert parse(text).until_response().render(data, "", "") == wanted
 
 
@@ -67,7 +63,7 @@ def test_the_cut_leaves_the_template_itself_whole() -> None:
             ("<think>", "</think>"),
         ),
         (
-            "{{ range $i, $m := $.Messages }}a{{ if and $m.Thinking true }}\n <t>\n{{ $m.Thinking }}\n</t> {{ end }}b{{ end }}",
+            "{{ range $i, $m := $.Messages }}a{{ if $m.Thinking }}\n <t>\n{{ $m.Thinking }}\n</t> {{ end }}b{{ end }}",
             ("<t>", "</t>"),
         ),
         ("{{ range .Messages }}{{ if .A }}{{ else }}[{{ .Thinking }}]{{ end }}{{ end }}", ("[", "]")),
@@ -102,7 +98,8 @@ def test_thinking_tags(text: str, tags: tuple[str, str] | None) -> None:
         ("{{ if .ToolCalls }}{{ with .A }}{{ .B }}{{ end }}<late>{{ end }}", "{"),
         ("{{ range .Messages }}{{ if .A }}1{{ else if .ToolCalls }}<c>{{ end }}{{ end }}", "<c>"),
         (
-            "{{ if .A }}{{ range .B }}{{ else }}{{ with .C }}{{ if $.ToolCalls }}<d>{{ end }}{{ end }}{{ end }}{{ end }}",
+            "{{ if .A }}{{ range .B }}{{ else }}{{ with .C }}{{ if $.ToolCalls }}<d>{{ end }}"
+            "{{ end }}{{ end }}{{ end }}",
             "<d>",
         ),
         ("{{ if and .A .ToolCalls }}<e>{{ end }}", "<e>"),

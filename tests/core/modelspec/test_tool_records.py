@@ -47,9 +47,11 @@ def test_a_tool_prints_as_json_in_ollamas_order_and_of_known_fields_alone() -> N
 
 def test_the_parts_of_a_tool() -> None:
     text = (
-        "{{ range .Tools }}{{ .Type }} {{ .Function.Name }}: {{ .Function.Description }}; {{ .Function.Parameters.Type }}"
+        "{{ range .Tools }}{{ .Type }} {{ .Function.Name }}: {{ .Function.Description }};"
+        " {{ .Function.Parameters.Type }}"
         "{{ range $name, $p := .Function.Parameters.Properties }} {{ $name }} {{ $p.Type }} {{ toTypeScriptType $p }}"
-        "{{ range $p.Enum }}/{{ . }}{{ end }}{{ end }}{{ range .Function.Parameters.Required }} !{{ . }}{{ end }}{{ end }}"
+        "{{ range $p.Enum }}/{{ . }}{{ end }}{{ end }}"
+        "{{ range .Function.Parameters.Required }} !{{ . }}{{ end }}{{ end }}"
     )
     assert run(text, WEATHER) == (
         "function get_weather: Tells <the> weather; object city string string"

@@ -34,7 +34,8 @@ def main() -> None:
     try:
         server = xllamacpp.Server(parameters(config))
     except (RuntimeError, ValueError):
-        os._exit(1)  # the log has told why
+        os.close(report)
+        sys.exit(1)  # an orderly exit, in which llama.cpp writes what is left of its log: that tells why
     port = int(server.listening_address.rsplit(":", 1)[1])
     os.write(report, json.dumps({"port": port}).encode() + b"\n")
     os.close(report)

@@ -90,6 +90,9 @@ class ChildProcess:
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
         if not line:
+            await asyncio.wait([self._end], timeout=_GRACE_S)
+            if not self._end.done():
+                await self.kill()
             reason = await self.ended()
             told, remedy = self._cause()
             raise LoadFailed(f"model {self._model} could not be loaded: {told or 'the engine ' + reason}; {remedy}")
