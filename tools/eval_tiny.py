@@ -121,7 +121,10 @@ def _right_call(case: ToolCase, message: dict[str, Any], calls: list[dict[str, A
         return not calls and any(part in (message["content"] or "") for part in case.accepted)
     if len(calls) != 1 or calls[0]["function"]["name"] != case.name:
         return False
-    return bool(json.loads(calls[0]["function"]["arguments"]) == case.arguments)
+    try:
+        return bool(json.loads(calls[0]["function"]["arguments"]) == case.arguments)
+    except ValueError:  # cut off before the end of the call
+        return False
 
 
 def _json(url: str, temperature: float) -> Iterator[tuple[str, str, str, bool]]:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from tiny_focus import focused
 from tiny_gguf import write
 from tiny_model import Llama, Shape, optimisers
 from tiny_talk import draw
-from tiny_template import pieces
+from tiny_template import Talk, pieces
 from tiny_tokens import Tokeniser, train
 
 HERE = Path(__file__).resolve().parent
@@ -37,7 +38,7 @@ def tokeniser_of(seed: int) -> Tokeniser:
     return train(texts, VOCABULARY, BLANKS)
 
 
-def batches(tokeniser: Tokeniser, seed: int) -> Iterator[Batch]:
+def batches(tokeniser: Tokeniser, seed: int, draw: Callable[[random.Random], Talk]) -> Iterator[Batch]:
     """Yield batches of token ids and loss weights without end, of about BATCH_TOKENS, rows of similar length."""
     rng = random.Random(seed)
     waiting: dict[int, list[tuple[list[int], list[float]]]] = {length: [] for length in LENGTHS}
@@ -118,13 +119,14 @@ def run(args: argparse.Namespace) -> None:
     step = first = resume(args.resume, model, opts) if args.resume else 0
     if args.compile:
         model.hidden = torch.compile(model.hidden)  # type: ignore[method-assign]
-    source = batches(tokeniser, args.seed + 1 + first)
+    broad = batches(tokeniser, args.seed + 1 + first, draw)
+    narrow = batches(tokeniser, args.seed + 2 + first, focused)
     start, losses = time.monotonic(), []
     while step < args.steps and time.monotonic() - start < args.minutes * 60:
         for opt, rates in zip(opts, full, strict=True):
             for group, base in zip(opt.param_groups, rates, strict=True):
                 group["lr"] = base * rate(step, args.steps)
-        losses.append(learn(model, opts, next(source)))
+        losses.append(learn(model, opts, next(narrow if step >= args.focus_from else broad)))
         step += 1
         if step % 50 == 0:
             mean = sum(losses[-50:]) / len(losses[-50:])
@@ -141,6 +143,7 @@ def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--focus-from", type=int, default=2400, help="from this step on, dwell on sums and the like")
     parser.add_argument("--seed", type=int, default=11434)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--matrix-rate", type=float, default=0.02, help="learning rate of the blocks' matrices (Muon)")

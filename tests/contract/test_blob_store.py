@@ -10,7 +10,15 @@ import pytest
 
 import gguf_bytes
 from ollamamax.adapters.storage.ollama_store import OllamaStore
-from ollamamax.core.errors import BadRequest, BlobNotFound, DigestMismatch, DiskFull, GgufForeign, StoreError
+from ollamamax.core.errors import (
+    BadRequest,
+    BlobNotFound,
+    DigestMismatch,
+    DiskFull,
+    GgufForeign,
+    GgufTruncated,
+    StoreError,
+)
 from ollamamax.core.modelspec import names
 from ollamamax.ports import BlobStore
 from ollamamax.testing.store import MemoryStore
@@ -191,6 +199,24 @@ async def test_two_writers_of_one_blob(store: BlobStore) -> None:
     assert await contents(store) == ([], [DIGEST])
 
 
+async def test_the_slower_of_two_writers_is_told_so(store: BlobStore) -> None:
+    is_waiting, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield DATA[:9]
+        is_waiting.set()
+        await may_go_on.wait()
+        yield DATA[9:]
+
+    async with asyncio.timeout(10):
+        slower = asyncio.create_task(store.write_blob(slow(), DIGEST))
+        await is_waiting.wait()
+        assert await store.write_blob(pieces(DATA), DIGEST) is True
+        may_go_on.set()
+        assert await slower is False
+    assert await store.read_blob(DIGEST) == DATA
+
+
 async def test_blobs_are_deleted(store: BlobStore) -> None:
     await store.put_bytes(DATA)
     await store.delete_blob(DIGEST)
@@ -241,6 +267,13 @@ async def test_facts_of_a_gguf(store: BlobStore) -> None:
 async def test_a_blob_that_is_no_gguf(store: BlobStore, data: bytes, text: str) -> None:
     digest, _ = await store.put_bytes(data)
     with pytest.raises(GgufForeign, match=text):
+        await store.gguf_facts(digest)
+
+
+@pytest.mark.parametrize("kept_bytes", [5, 100, -1])
+async def test_a_gguf_that_is_cut_off(store: BlobStore, kept_bytes: int) -> None:
+    digest, _ = await store.put_bytes(gguf_bytes.llama()[:kept_bytes])
+    with pytest.raises(GgufTruncated, match="cut off"):
         await store.gguf_facts(digest)
 
 

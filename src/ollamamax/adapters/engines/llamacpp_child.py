@@ -13,10 +13,12 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import Any
 
 _LIFELINE = 0
 _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
+_LAST_WORDS_S = 0.2
 _MMAP, _PLAIN_READ = 1, 0  # llama_load_mode
 
 
@@ -34,8 +36,8 @@ def main() -> None:
     try:
         server = xllamacpp.Server(parameters(config))
     except (RuntimeError, ValueError):
-        os.close(report)
-        sys.exit(1)  # an orderly exit, in which llama.cpp writes what is left of its log: that tells why
+        time.sleep(_LAST_WORDS_S)  # a thread of llama.cpp writes its log, which tells why, and can't be waited for
+        os._exit(1)
     port = int(server.listening_address.rsplit(":", 1)[1])
     os.write(report, json.dumps({"port": port}).encode() + b"\n")
     os.close(report)
