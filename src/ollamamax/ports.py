@@ -186,6 +186,13 @@ class BlobStore(Protocol):
         """(digest, size in bytes, modified_ns) of each whole blob."""
         ...
 
+    async def used_blobs(self) -> frozenset[str]:
+        """All digests that any manifest mentions.
+
+        Raises: CorruptManifest if one can't be read, since what it needs is then unknown; StoreError.
+        """
+        ...
+
     async def gguf_facts(self, digest: str, whole_arrays: bool = False) -> GgufFacts:
         """Facts of a GGUF blob, cached by digest. whole_arrays: metadata with long arrays too, read anew each time.
 

@@ -13,13 +13,15 @@ from ollamamax.adapters.storage.ollama_store import OllamaStore
 from ollamamax.core.errors import (
     BadRequest,
     BlobNotFound,
+    CorruptManifest,
     DigestMismatch,
     DiskFull,
     GgufForeign,
     GgufTruncated,
     StoreError,
 )
-from ollamamax.core.modelspec import names
+from ollamamax.core.modelspec import manifest, names
+from ollamamax.core.modelspec.manifest import Layer
 from ollamamax.ports import BlobStore
 from ollamamax.testing.store import MemoryStore
 from tmpfs import tmpfs
@@ -67,6 +69,16 @@ async def test_an_empty_store(store: BlobStore) -> None:
     assert await contents(store) == ([], [])
     assert await store.manifest(names.parse("tiny")) is None
     assert not await store.delete_manifest(names.parse("tiny"))
+
+
+async def test_what_manifests_mention_is_told_or_that_one_is_unreadable(store: BlobStore) -> None:
+    config = Layer("application/vnd.docker.container.image.v1+json", DIGEST, 1)
+    assert await store.used_blobs() == frozenset()
+    await store.put_manifest(names.parse("a"), manifest.encode(config, [Layer(manifest.MODEL, OTHER, 1)]))
+    assert await store.used_blobs() == {DIGEST, OTHER}
+    await store.put_manifest(names.parse("b"), b"{")
+    with pytest.raises(CorruptManifest):
+        await store.used_blobs()
 
 
 async def test_a_manifest_is_kept_byte_for_byte(store: BlobStore) -> None:

@@ -287,9 +287,7 @@ class Library:
         if not self._prune:
             return
         try:
-            unused = set(manifest.decode(gone.data).digests)
-            for other in await self._store.manifests():
-                unused -= manifest.decode(other.data).digests
+            unused = manifest.decode(gone.data).digests - await self._store.used_blobs()
             await discard(self._store, unused)
         except OllamaMaxError as error:
             _LOG.warning("unused blobs were not removed", model=gone.name.short, reason=str(error))

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import AsyncIterator
 
 from ollamamax.core.errors import BlobNotFound, DigestMismatch, DiskFull, StoreError
-from ollamamax.core.modelspec import digests, gguf
+from ollamamax.core.modelspec import digests, gguf, manifest
 from ollamamax.core.types import GgufFacts, ModelName
 from ollamamax.ports import StoredManifest
 
@@ -24,6 +24,11 @@ class MemoryStore:
     async def manifests(self) -> list[StoredManifest]:
         """All, newest first."""
         return sorted(self._manifests.values(), key=lambda stored: -stored.modified_ns)
+
+    async def used_blobs(self) -> frozenset[str]:
+        """All digests that any manifest mentions. Raises: CorruptManifest."""
+        found = [manifest.decode(stored.data).digests for stored in self._manifests.values()]
+        return frozenset().union(*found)
 
     async def manifest(self, name: ModelName) -> StoredManifest | None:
         """The one of that name in any casing."""

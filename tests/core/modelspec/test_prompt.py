@@ -4,14 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ollamamax.core.errors import BadRequest, TemplateError
 from ollamamax.core.modelspec.prompt import (
-    IMAGE_TOKENS,
-    Fitted,
-    fit_messages,
     render_chat,
     render_fim,
     without_old_thinking,
@@ -293,69 +288,6 @@ def test_filling_in() -> None:
 def test_a_failing_template_says_where() -> None:
     with pytest.raises(TemplateError, match="line 2: can't evaluate field Nope in type Message"):
         render("\n{{ range .Messages }}{{ .Nope }}{{ end }}", (USER,))
-
-
-# -- shortening
-
-
-def listed(messages: Sequence[Message]) -> str:
-    return " ".join(message.content for message in messages)
-
-
-def fitted(messages: Sequence[Message], limit_tokens: int) -> tuple[Fitted, int]:
-    """A token is a character. Also: how many prompts were counted."""
-    steps = fit_messages(messages, listed, limit_tokens)
-    prompt, counted = next(steps), 1
-    while True:
-        try:
-            prompt = steps.send(len(prompt))
-        except StopIteration as stop:
-            return stop.value, counted
-        counted += 1
-
-
-def test_what_fits_is_left_whole_and_counted_once() -> None:
-    found, counted = fitted(TALK, 100)
-    assert (found.messages, found.prompt, found.tokens, found.fits) == (TALK, listed(TALK), len(listed(TALK)), True)
-    assert counted == 1
-
-
-def test_the_oldest_are_dropped_first_and_system_messages_never() -> None:
-    talk = (Message("user", "1"), SYSTEM, Message("user", "2"), Message("assistant", "3"), Message("user", "4"))
-    assert fitted(talk, len("Be kind. 2 3 4"))[0].messages == talk[1:]
-    assert fitted(talk, len("Be kind. 3 4"))[0].messages == (SYSTEM, *talk[3:])
-    assert fitted(talk, len("Be kind. 4"))[0].messages == (SYSTEM, talk[4])
-    found, _ = fitted(talk, 3)
-    assert (found.messages, found.fits) == ((SYSTEM, talk[4]), False)
-
-
-def test_one_message_that_is_too_long_stays() -> None:
-    found, counted = fitted((USER,), 2)
-    assert (found.messages, found.tokens, found.fits, counted) == ((USER,), 5, False, 1)
-
-
-def test_images_cost_their_estimate() -> None:
-    seen = Message("user", "x", images=(b"1", b"2"))
-    found, _ = fitted((seen, USER), IMAGE_TOKENS)
-    assert found.messages == (USER,)
-    assert fitted((seen, USER), 2 * IMAGE_TOKENS + 7)[0].tokens == 2 * IMAGE_TOKENS + 7
-
-
-_ROLES = st.sampled_from(["system", "user", "assistant", "tool"])
-_MESSAGES = st.lists(st.builds(Message, _ROLES, st.text("ab", max_size=9)), min_size=1, max_size=30)
-
-
-@given(_MESSAGES, st.integers(0, 300))
-def test_bisection_finds_what_dropping_one_by_one_finds(messages: list[Message], limit_tokens: int) -> None:
-    def kept(dropped: int) -> tuple[Message, ...]:
-        return (*(each for each in messages[:dropped] if each.role == "system"), *messages[dropped:])
-
-    plainly = next((kept(n) for n in range(len(messages)) if len(listed(kept(n))) <= limit_tokens), None)
-    found, counted = fitted(messages, limit_tokens)
-    assert found.messages == (kept(len(messages) - 1) if plainly is None else plainly)
-    assert found.fits == (plainly is not None)
-    assert found.prompt == listed(found.messages)
-    assert counted <= 2 + len(messages).bit_length()
 
 
 def test_old_thinking_is_taken_out_before_the_last_question() -> None:

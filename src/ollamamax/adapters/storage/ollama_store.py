@@ -105,6 +105,10 @@ class OllamaStore:
                 del self._facts[next(iter(self._facts))]
         return facts
 
+    async def used_blobs(self) -> frozenset[str]:
+        """All digests that any manifest mentions. Raises: CorruptManifest if one can't be read, StoreError."""
+        return await in_thread(pruning.used_digests, self._root / "manifests")
+
     async def prune(self, now_ns: int) -> list[str]:
         """Remove what an hour of age and no manifest's mention make waste; the removed paths. For the start only.
 

@@ -46,6 +46,17 @@ def prune(manifests: ManifestFiles, blobs: BlobFiles, root: Path, now_ns: int) -
     return [str(path) for path in waste]
 
 
+def used_digests(root: Path) -> frozenset[str]:
+    """All that any manifest below the root mentions, also those with invalid names.
+
+    Raises: CorruptManifest naming one that can't be read, StoreError.
+    """
+    if not root.is_dir():
+        return frozenset()
+    with explained(root):
+        return _used(list(_walk(root)))
+
+
 def _walk(root: Path) -> Iterator[Path]:
     for directory, _, names in os.walk(root, onerror=_raise):
         yield from (Path(directory, name) for name in names)

@@ -4,11 +4,11 @@ A template that mentions `.Messages` gets the whole conversation at once. One th
 system, prompt and response, and for the last turn only up to where it writes the response, so that the model goes on
 from there. Neighbours of one role are merged, save tools'. Images stand as `[img-N]`, counted over the conversation.
 Source: Ollama `template/template.go`, `server/prompt.go`, `api/types.go` (Tool).
-Differences: merged messages keep their images, calls and thinking; blank ones add no empty lines; a conversation that
-is too long is shortened by bisection, not message by message; a tool's function prints as its JSON.
+Differences: merged messages keep their images, calls and thinking; blank ones add no empty lines; a tool's function
+prints as its JSON.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -20,25 +20,9 @@ from ollamamax.core.modelspec.template.values import JsonMap, Record
 from ollamamax.core.modelspec.tool_records import tool_list
 from ollamamax.core.types import Message, ToolCall
 
-IMAGE_TOKENS: Final = 768
-"""What an image is taken to cost in the context."""
-
 _IMAGE_PLACE: Final = "[img]"
 _SPACING: Final = "\n\n"
 _DEFAULT_LEVEL: Final = "medium"
-
-
-class Fitted(msgspec.Struct, frozen=True):
-    """A conversation that was shortened to the context.
-
-    messages: those that are kept; their images, in order, are those of the prompt's marks.  tokens: of the prompt, with
-    its images.  fits: False where even the system messages and the last one are too long.
-    """
-
-    messages: tuple[Message, ...]
-    prompt: str
-    tokens: int
-    fits: bool
 
 
 def render_chat(
@@ -73,37 +57,6 @@ def render_fim(
     """The prompt for filling in between `prompt` and `suffix`. Raises: TemplateError."""
     data = {"Prompt": prompt, "Suffix": suffix, "Response": "", **_thinking(think)}
     return template.render(data, today, yesterday)
-
-
-def fit_messages(
-    messages: Sequence[Message], render: Callable[[Sequence[Message]], str], limit_tokens: int
-) -> Generator[str, int, Fitted]:
-    """Drops the oldest messages until the prompt fits, never system messages nor the last one.
-
-    A generator: it yields prompts to count and is sent the number of tokens of each; its return value is the result.
-    messages: at least one.  Raises: what `render` raises.
-    """
-    assert messages
-
-    def measure(dropped: int) -> Generator[str, int, Fitted]:
-        kept = (*(each for each in messages[:dropped] if each.role == "system"), *messages[dropped:])
-        prompt = render(kept)
-        tokens = (yield prompt) + IMAGE_TOKENS * sum(len(message.images) for message in kept)
-        return Fitted(kept, prompt, tokens, tokens <= limit_tokens)
-
-    best = yield from measure(0)
-    too_few, enough = 0, len(messages) - 1
-    if best.fits or not enough:
-        return best
-    best = yield from measure(enough)
-    while best.fits and enough - too_few > 1:
-        middle = (too_few + enough) // 2
-        candidate = yield from measure(middle)
-        if candidate.fits:
-            best, enough = candidate, middle
-        else:
-            too_few = middle
-    return best
 
 
 def without_old_thinking(messages: Sequence[Message], open_tag: str, close_tag: str) -> tuple[Message, ...]:
