@@ -16,12 +16,14 @@ run: $(VENV)/.ready-run ## start the demo: three nodes on loopback, an answer, a
 test: $(VENV)/.ready-dev ## run all tests (ARGS="-k name" to choose)
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: $(VENV)/.ready-dev ## lint, types, layers
+check: $(VENV)/.ready-dev ## lint, types, layers, and every branch of core reached by its own tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_tidy.py
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/core --cov=ollamamax.core --cov-branch \
+		--cov-report=term-missing:skip-covered --cov-fail-under=100
 
 bench: $(VENV)/.ready-dev ## measure; prints ratios against baselines in the same run
 	$(BIN)/python bench/gateway.py

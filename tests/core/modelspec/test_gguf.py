@@ -163,7 +163,13 @@ def test_singles_come_as_the_same_single(number: float) -> None:
         (b"", "not a GGUF file: it is empty"),
         (b"PK\x03\x04" + bytes(30), "it is a zip archive, perhaps a PyTorch checkpoint"),
         (struct.pack("<Q", 99) + b'{"__metadata__":{}}', "it is a safetensors file"),
+        (b"lmgg" + bytes(30), "it is a GGML file from before GGUF"),
+        (b"fmgg" + bytes(30), "it is a GGML file from before GGUF"),
         (b"tjgg" + bytes(30), "it is a GGML file from before GGUF"),
+        (b"algg" + bytes(30), "it is a GGML adapter from before GGUF"),
+        (b"\x1f\x8b\x08" + bytes(30), "it is a gzip archive"),
+        (b"\x80\x02}q" + bytes(30), "it is a Python pickle, perhaps a PyTorch checkpoint"),
+        (b'{"model_type": "llama"}', "it is JSON"),
         (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer, not the file that it points to"),
         (b"<!DOCTYPE html>", "it is a web page or XML"),
         (b"abcdefgh", "it starts with the bytes 61 62 63 64"),
@@ -290,6 +296,24 @@ def test_changed_bytes_give_facts_or_a_gguf_error(changes: list[tuple[int, int]]
         except GgufError:
             continue
         assert isinstance(facts, GgufFacts)
+
+
+@pytest.fixture(scope="module")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return models.write_llama(tmp_path_factory.mktemp("gguf") / "m.gguf", width=16, layers=1).read_bytes()
+
+
+@given(st.data())
+def test_a_packaged_file_cut_or_changed(packaged: bytes, data: st.DataObject) -> None:
+    header_end = len(packaged) - facts_of(packaged).tensor_bytes
+    position, byte = data.draw(st.integers(0, header_end - 1)), data.draw(st.integers(0, 255))
+    fault_of(packaged[:position])
+    changed = packaged[:position] + bytes([byte]) + packaged[position + 1 :]
+    try:
+        facts = facts_of(changed)
+    except GgufError:
+        return
+    assert facts.file_bytes == len(packaged)
 
 
 @given(st.binary(max_size=200))

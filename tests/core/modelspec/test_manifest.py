@@ -1,4 +1,5 @@
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -42,6 +43,7 @@ def test_a_manifest_is_read_and_its_digests_normalised() -> None:
         b'{"schemaVersion":2,"mediaType":"\xff"}',
         written(config={"mediaType": "x", "digest": "sha256:../../etc", "size": 1}),
         written(layers=[{"mediaType": "x", "digest": DIGEST, "size": -1}]),
+        written(layers=[{"mediaType": "x", "digest": DIGEST, "size": 1 << 63}]),
         written(layers=[{"mediaType": "x", "digest": DIGEST}]),
         written(layers=7),
     ],
@@ -49,6 +51,21 @@ def test_a_manifest_is_read_and_its_digests_normalised() -> None:
 def test_other_bytes_are_corrupt(data: bytes) -> None:
     with pytest.raises(CorruptManifest):
         manifest.decode(data)
+
+
+@pytest.mark.parametrize(
+    ("read", "before", "after"),
+    [
+        (manifest.decode, b'{"x":', b"}"),
+        (manifest.decode_config, b'{"x":', b"}"),
+        (manifest.decode_config, b'{"draft":{"x":', b"}}"),
+        (manifest.decode_messages, b'[{"x":', b"}]"),
+        (manifest.decode_parameters, b'{"x":', b"}"),
+    ],
+)
+def test_bottomless_nesting_is_corrupt(read: Callable[[bytes], object], before: bytes, after: bytes) -> None:
+    with pytest.raises(CorruptManifest, match="can't be read"):
+        read(before + b"[" * 100_000 + b"]" * 100_000 + after)
 
 
 @given(st.binary(max_size=60))
@@ -133,3 +150,15 @@ def test_parameters_are_written_as_ollama_writes_them() -> None:
         hashlib.sha256(stop).hexdigest()
         == hashlib.sha256(b'{"stop":["\\u003c|im_start|\\u003e","\\u003c|im_end|\\u003e"]}\n').hexdigest()
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *((1.0, "1"), (-2.0, "-2"), (0.7, "0.7"), (1e20, "1" + "0" * 20), (True, "true"), (["a"], '["a"]')),
+        ("\u2028\u2029", r'"\u2028\u2029"'),
+    ],
+)
+def test_values_are_gos_json(value: Any, text: str) -> None:
+    assert manifest.encode_parameters({"x": value}) == f'{{"x":{text}}}\n'.encode()
+    assert manifest.decode_parameters(manifest.encode_parameters({"x": value})) == {"x": value}

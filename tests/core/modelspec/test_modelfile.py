@@ -2,9 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollamamax.core.errors import BadRequest, OllamaMaxError
+from ollamamax.core.errors import BadRequest
 from ollamamax.core.modelspec import modelfile
 from ollamamax.core.modelspec.modelfile import Modelfile
+from ollamamax.core.options import OPTION_TYPES, RETIRED
 from ollamamax.core.types import Message
 
 EVERYTHING = '''# a comment
@@ -121,9 +122,31 @@ def test_what_is_wrong_is_told(text: str, fault: str) -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
         read = modelfile.parse("FROM a\n" + text)
-    except OllamaMaxError:
+    except BadRequest:
         return
     assert read.sources[0] == "a"
+
+
+@given(st.binary(max_size=60), st.sampled_from([b"", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"]))
+def test_any_bytes_are_read_or_refused(data: bytes, mark: bytes) -> None:
+    for text in (mark + data, mark + b"FROM a\n" + data):
+        try:
+            read = modelfile.parse(text)
+        except BadRequest:
+            continue
+        assert read.sources
+
+
+@given(
+    st.sampled_from(sorted(OPTION_TYPES.keys() | RETIRED)), st.text(alphabet='0123456789+-.eEtrufals"x ', max_size=24)
+)
+def test_any_parameter_is_read_or_refused(name: str, value: str) -> None:
+    try:
+        read = modelfile.parse(f"FROM a\nPARAMETER {name} {value}")
+    except BadRequest:
+        return
+    assert bool(read.warnings) == (name in RETIRED)
+    assert set(read.parameters) == ({name} - RETIRED)
 
 
 def test_the_text_that_show_prints() -> None:

@@ -13,6 +13,8 @@ from ollamamax.core.modelspec.parameters import checked, format_parameters, from
     [
         ("num_ctx", "4096", 4096),
         ("seed", "-1", -1),
+        ("seed", "9223372036854775807", 2**63 - 1),
+        ("seed", "-9223372036854775808", -(2**63)),
         ("temperature", "0.5", 0.5),
         ("temperature", "1", 1.0),
         ("temperature", ".5e-1", 0.05),
@@ -33,9 +35,11 @@ def test_texts_get_their_options_type(name: str, text: str, value: Any) -> None:
         ("warmth", "1", "unknown parameter 'warmth'"),
         ("num_ctx", "1.5", "invalid int value [1.5]"),
         ("num_ctx", "9" * 30, f"invalid int value [{'9' * 30}]"),
+        ("seed", "9223372036854775808", "invalid int value [9223372036854775808]"),
         ("num_ctx", "٣", "invalid int value [٣]"),
         ("temperature", "warm", "invalid float value [warm]"),
         ("temperature", "inf", "invalid float value [inf]"),
+        ("temperature", "-1e999", "invalid float value [-1e999]"),
         ("use_mmap", "yes", "invalid bool value [yes]"),
     ],
 )
@@ -113,3 +117,18 @@ def test_parameter_lines_can_be_read_back(name: str, value: Any) -> None:
     lines = modelfile_values({name: value})
     read = [from_text(key, text) for key, text in lines]
     assert read == ([[item] for item in value] if isinstance(value, list) else [value])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(4096.9, "4096"), (-1.5, "-1"), (1e18, str(10**18)), (2**70, str(2**63 - 1)), (-1e300, str(-(2**63)))],
+)
+def test_lines_of_integers_have_neither_fraction_nor_exponent(value: float, text: str) -> None:
+    assert modelfile_values({"seed": value}) == [("seed", text)]
+    assert from_text("seed", text) == int(text)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_lines_of_floats_keep_their_value(number: float) -> None:
+    ((name, text),) = modelfile_values({"temperature": number})
+    assert from_text(name, text) == number

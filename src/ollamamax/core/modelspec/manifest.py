@@ -1,7 +1,8 @@
 """Manifests and configs of models: what they hold, how they are read, and how a created one is written.
 
 A manifest's bytes are its identity (their sha256 is the model's digest), so created ones are written exactly as Go's
-encoder writes them: fields in order, `<`, `>` and `&` escaped, a newline at the end. Unknown keys are ignored.
+encoder writes them: fields in order, `<`, `>`, `&`, U+2028 and U+2029 escaped, whole numbers without a fraction, a
+newline at the end. Unknown keys are ignored.
 Source: Ollama `manifest/`, `types/model/config.go`; OCI image manifest v2 schema 2.
 """
 
@@ -100,6 +101,10 @@ class _StoredMessage(Struct, frozen=True):
 
 _T = TypeVar("_T")
 
+_MAX_INT: Final = (1 << 63) - 1
+_WHOLE_BELOW: Final = 1e21
+"""From here up Go prints numbers with an exponent."""
+
 _manifests: Final = msgspec.json.Decoder(Manifest)
 _configs: Final = msgspec.json.Decoder(Config)
 _messages: Final = msgspec.json.Decoder(list[_StoredMessage])
@@ -116,7 +121,7 @@ def decode(data: bytes) -> Manifest:
             _checked(manifest.config),
             tuple(_checked(layer) for layer in manifest.layers),
         )
-    except (msgspec.MsgspecError, UnicodeDecodeError, BadRequest) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadRequest) as error:
         raise CorruptManifest(f"the manifest can't be read: {error}") from error
 
 
@@ -158,7 +163,7 @@ def encode_messages(messages: Sequence[Message]) -> bytes:
 
 def encode_parameters(parameters: dict[str, Any]) -> bytes:
     """A params layer; keys sorted."""
-    return _go_json(dict(sorted(parameters.items())))
+    return _go_json({name: _go_number(value) for name, value in sorted(parameters.items())})
 
 
 def config_of(facts: GgufFacts, projector: GgufFacts | None) -> Config:
@@ -174,7 +179,7 @@ def config_of(facts: GgufFacts, projector: GgufFacts | None) -> Config:
 
 
 def _checked(layer: Layer) -> Layer:
-    if layer.size < 0:
+    if not 0 <= layer.size <= _MAX_INT:
         raise BadRequest(f"a layer has the size {layer.size}")
     return msgspec.structs.replace(layer, digest=normalise(layer.digest))
 
@@ -182,12 +187,16 @@ def _checked(layer: Layer) -> Layer:
 def _decoded(decoder: msgspec.json.Decoder[_T], data: bytes, what: str) -> _T:
     try:
         return decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptManifest(f"the model's {what} can't be read: {error}") from error
+
+
+def _go_number(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < _WHOLE_BELOW else value
 
 
 def _go_json(value: Any) -> bytes:
     data = msgspec.json.encode(value)
-    for plain, escaped in ((b"<", rb"\u003c"), (b">", rb"\u003e"), (b"&", rb"\u0026")):
-        data = data.replace(plain, escaped)
+    for character in "<>&\u2028\u2029":
+        data = data.replace(character.encode(), b"\\u%04x" % ord(character))
     return data + b"\n"

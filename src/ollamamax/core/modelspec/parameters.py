@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from decimal import Decimal
+from math import isinf
 from typing import Any, Final
 
 import msgspec
@@ -12,7 +13,8 @@ from ollamamax.core.options import OPTION_TYPES, RETIRED, OptionType, parse_opti
 
 _TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE: Final = frozenset({"0", "f", "F", "FALSE", "false", "False"})
-_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
+_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,19}", re.ASCII)
+_INT64: Final = range(-(1 << 63), 1 << 63)
 _FLOAT: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 _KEY_COLUMNS: Final = 30
 
@@ -32,10 +34,10 @@ def from_text(name: str, text: str) -> Any:
             raise InvalidOption(f"invalid bool value [{text}]")
         return text in _TRUE
     if kind is OptionType.INTEGER:
-        if not _INTEGER.fullmatch(text):
+        if not _INTEGER.fullmatch(text) or int(text) not in _INT64:
             raise InvalidOption(f"invalid int value [{text}]")
         return int(text)
-    if not _FLOAT.fullmatch(text):
+    if not _FLOAT.fullmatch(text) or isinf(float(text)):
         raise InvalidOption(f"invalid float value [{text}]")
     return float(text)
 
@@ -61,16 +63,19 @@ def format_parameters(parameters: Mapping[str, Any]) -> str:
 
 def modelfile_values(parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(name, text) of each PARAMETER line that says the same; numbers in a form that a Modelfile can hold."""
-    return [(name, _plain(value)) for name in sorted(parameters) for value in _each(parameters[name])]
+    return [(name, _plain(name, value)) for name in sorted(parameters) for value in _each(parameters[name])]
 
 
 def _each(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _plain(value: Any) -> str:
+def _plain(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, int | float) and OPTION_TYPES.get(name) is OptionType.INTEGER:
+        # What a request would make of it: PARAMETER takes neither a fraction nor an exponent here.
+        return str(getattr(parse_options({name: value})[0], name))
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     return str(value)
