@@ -166,7 +166,7 @@ async def _node(settings: Settings) -> AsyncGenerator[Listener, None]:
 def _calm_garbage_collector() -> None:
     """What start-up made lives as long as the node: not looked at again. Young objects are looked at less often.
 
-    Requests free what they use by reference counts; cycles are rare, and collecting per 700 objects cost a fifth of
+    Requests free what they use by reference counts; cycles are rare, and collecting per 700 objects cost about 5 % of
     the CPU of a small request.
     """
     gc.collect()
@@ -219,7 +219,7 @@ def _meter(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Meter:
     meter = PrometheusMeter(__version__)
     if not settings.telemetry.otlp_endpoint:
         return meter
-    # Imported where it is asked for: the SDK costs a third of a second at start.
+    # Imported where it is asked for: the SDK costs 0.1 s at start.
     from ollamamax.adapters.telemetry.tracing import TracingMeter
 
     tracing = TracingMeter(meter, clock, settings.telemetry.otlp_endpoint, __version__, socket.gethostname())

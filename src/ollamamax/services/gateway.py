@@ -1,7 +1,5 @@
 """Hops 4 to 11 of a request: may it, admit, look, choose, attempt, stream, learn. One Outcome for each, in any case."""
 
-import asyncio
-
 from msgspec import Struct
 
 from ollamamax.core.access.decide import decide
@@ -37,9 +35,6 @@ class Gateway:
         self._audit = audit
         self._meter = meter
         self._clock = clock
-        self._active = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._is_draining = False
 
     def authorize(self, context: RequestContext, action: str, subject: str) -> None:
@@ -104,13 +99,7 @@ class Gateway:
         """Take no new requests; those under way, waiting ones included, go on."""
         self._is_draining = True
 
-    async def drained(self) -> None:
-        """Return once no request is under way."""
-        await self._idle.wait()
-
     def _begin(self, context: RequestContext, model: str) -> Trip:
-        self._active += 1
-        self._idle.clear()
         return Trip(context, model)
 
     def _check_in(self, trip: Trip) -> None:
@@ -121,6 +110,3 @@ class Gateway:
     def _end(self, trip: Trip) -> None:
         self._room.leave(trip)
         self._meter.outcome(trip.outcome(self._clock.now_ms()))
-        self._active -= 1
-        if not self._active:
-            self._idle.set()
