@@ -1,4 +1,4 @@
-"""What the services need of the world, as Protocols. Each has adapters and an in-memory twin in testing/."""
+"""What one node needs of its machine, its engines and its store."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, Protocol

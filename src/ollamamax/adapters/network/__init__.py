@@ -1,0 +1,1 @@
+"""Other nodes: the peer listener, links to it, soft state by zenoh."""

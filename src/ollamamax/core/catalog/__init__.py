@@ -1,0 +1,1 @@
+"""What the cluster agrees on: records, commands, and the pure step from one to the next."""

@@ -1,0 +1,1 @@
+"""Who is there: suspicion, the backbone, and facts as deltas. Pure."""
