@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import msgspec
 import pytest
 import structlog
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -18,7 +19,7 @@ from ollamamax.adapters.system.clock import SystemClock, SystemDice
 from ollamamax.adapters.telemetry.logs import LogAudit, configure
 from ollamamax.adapters.telemetry.metrics import PrometheusMeter
 from ollamamax.adapters.telemetry.tracing import TracingMeter
-from ollamamax.core.types import Outcome, OutcomeKind, Principal
+from ollamamax.core.types import ClusterStatus, Outcome, OutcomeKind, Principal
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = Outcome(
@@ -36,6 +37,19 @@ GOOD = Outcome(
     output_tokens=5,
     traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 )
+CLUSTER = ClusterStatus(
+    cluster_id="c" * 16,
+    name="home",
+    created_ns=1,
+    this="a",
+    holder="b",
+    holder_reachable=False,
+    holder_lost_ms=2_500.0,
+    revision=42,
+    role="client",
+    certificate_expires_ns=1_800_000_000_000_000_000,
+    nodes={"ready": 2, "gone": 1},
+)
 
 
 def emit_everything(meter: PrometheusMeter) -> None:
@@ -47,6 +61,7 @@ def emit_everything(meter: PrometheusMeter) -> None:
     meter.unload("tiny:latest", "expired")
     meter.queue(2, 3)
     meter.loaded({"tiny:latest": 42})
+    meter.cluster(CLUSTER)
 
 
 def test_every_metric_is_emitted_and_documented() -> None:
@@ -61,6 +76,21 @@ def test_every_metric_is_emitted_and_documented() -> None:
     samples = set(re.findall(r"^(ollamamax_\w+)", body.decode(), re.M))
     for name in documented:
         assert any(sample.startswith(name) for sample in samples), f"{name} has no sample"
+
+
+def test_the_cluster_shows_and_one_that_was_left_does_not() -> None:
+    meter = PrometheusMeter("1")
+    assert 'cluster="' not in meter.render()[0].decode()
+    meter.cluster(CLUSTER)
+    meter.cluster(msgspec.structs.replace(CLUSTER, name="work"))
+    shown = meter.render()[0].decode()
+    assert 'cluster="home"' not in shown
+    assert 'ollamamax_cluster_nodes{cluster="work",state="ready"} 2.0' in shown
+    assert 'ollamamax_cluster_nodes{cluster="work",state="suspect"} 0.0' in shown
+    assert 'ollamamax_state_holder_reachable{cluster="work"} 0.0' in shown
+    assert 'ollamamax_state_holder_lost_seconds{cluster="work"} 2.5' in shown
+    assert 'ollamamax_state_revision{cluster="work"} 42.0' in shown
+    assert 'ollamamax_certificate_expiry_timestamp_seconds{cluster="work"} 1.8e+09' in shown
 
 
 def test_an_unknown_model_makes_no_label() -> None:

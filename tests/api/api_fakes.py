@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+from fake_cluster import FakeCluster
 
 from ollamamax.api.app import App, create_app
 from ollamamax.api.ports import ApiConfig
@@ -180,7 +181,8 @@ class FakeVerifier:
 class Node:
     """The services, the application over them, and its listener once it is served."""
 
-    def __init__(self, config: ApiConfig) -> None:
+    def __init__(self, config: ApiConfig, alone: bool = False) -> None:
+        self.cluster = None if alone else FakeCluster()
         self.gateway = FakeGateway()
         self.library = FakeLibrary()
         self.fleet = FakeFleet()
@@ -201,6 +203,7 @@ class Node:
             readiness=self.readiness,
             version="0.9.1",
             config=config,
+            cluster=self.cluster,
         )
         self.listener: Listener
         self.client: httpx.AsyncClient
@@ -226,9 +229,9 @@ class Node:
 
 
 @asynccontextmanager
-async def serving(**config: Any) -> AsyncIterator[Node]:
-    """A node that listens. Everything in it is bounded by LIMIT_S."""
-    node = Node(ApiConfig(**config))
+async def serving(alone: bool = False, **config: Any) -> AsyncIterator[Node]:
+    """A node that listens. alone: without a cluster. Everything in it is bounded by LIMIT_S."""
+    node = Node(ApiConfig(**config), alone)
     async with asyncio.timeout(LIMIT_S):
         node.listener = await serve(node.app, "127.0.0.1", 0)
         try:

@@ -248,7 +248,8 @@ async def test_credentials() -> None:
 async def test_health_and_readiness() -> None:
     async with serving() as node:
         assert (await node.client.get("/healthz")).text == "ok"
-        assert (await node.client.get("/readyz")).json() == {"ready": True, "reasons": [], "engines": []}
+        said = (await node.client.get("/readyz")).json()
+        assert said == {"ready": True, "reasons": [], "degraded": [], "engines": []}
         node.readiness.phase = Phase.DRAINING
         node.store_error = StoreReadOnly("it is read-only")
         reply = await node.client.get("/readyz")

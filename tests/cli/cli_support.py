@@ -31,9 +31,9 @@ class Cli:
         self._monkeypatch = monkeypatch
         self._capsys = capsys
 
-    def __call__(self, *words: str, stdin: str | None = None) -> Done:
-        """stdin: None is a terminal."""
-        self._monkeypatch.setattr(sys, "stdin", Terminal(stdin))
+    def __call__(self, *words: str, stdin: str | None = None, typed: str = "") -> Done:
+        """stdin: None is a terminal, at which `typed` is typed."""
+        self._monkeypatch.setattr(sys, "stdin", Terminal(stdin, typed))
         with pytest.raises(SystemExit) as ended:
             main(list(words))
         out, err = self._capsys.readouterr()

@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._stream(reply)
 
-    do_GET = do_POST = do_DELETE = do_HEAD = _handle
+    do_GET = do_POST = do_PATCH = do_DELETE = do_HEAD = _handle
 
     def _body(self) -> bytes:
         if self.headers.get("transfer-encoding") == "chunked":
@@ -185,10 +185,11 @@ def fake_node() -> Iterator[FakeNode]:
 
 
 class Terminal:
-    """Standard input of a command that is run in the test's own process."""
+    """Standard input of a command that is run in the test's own process. typed: at a terminal."""
 
-    def __init__(self, text: str | None) -> None:
+    def __init__(self, text: str | None, typed: str = "") -> None:
         self._text = text
+        self._typed = typed
 
     def isatty(self) -> bool:
         return self._text is None
@@ -197,4 +198,4 @@ class Terminal:
         return self._text or ""
 
     def readline(self) -> str:
-        return (self._text or "").partition("\n")[0]
+        return (self._text or self._typed).partition("\n")[0]

@@ -287,10 +287,21 @@ def test_config_show(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert said["listen.port"] == {"value": 99, "source": "environment OLLAMA_HOST"}
     assert said["listen.origins"] == {"value": [], "source": "default"}
     assert said["home"]["value"] == str(cli.home / ".ollamamax")
+    assert said["peer.ca_passphrase"] == {"value": "", "source": "default"}
+
+
+def test_config_show_keeps_secrets(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMAMAX_PEER__CA_PASSPHRASE", "open sesame")
+    done = cli("config", "show")
+    rows = {line.split()[0]: line.split()[1:] for line in done.out.splitlines()}
+    assert rows["peer.ca_passphrase"] == ["***", "environment", "OLLAMAMAX_PEER__CA_PASSPHRASE"]
+    as_json = cli("config", "show", "--json")
+    assert json.loads(as_json.out)["peer.ca_passphrase"]["value"] == "***"
+    assert "sesame" not in done.out + as_json.out
 
 
 def test_help_teaches(cli: Cli) -> None:
-    for words in (["--help"], ["run", "-h"], ["serve", "--help"], ["engine", "add", "--help"], ["create", "--help"]):
+    for words in (["--help"], ["run", "-h"], ["serve", "--help"], ["engine", "add", "--help"], ["join", "-h"]):
         done = cli(*words)
         assert done.code == 0
         assert "Usage: ollamamax" in done.out

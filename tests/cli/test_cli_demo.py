@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fake_node import Reply, fake_node
 
 from ollamamax.cli import nodes as nodes_module
 from ollamamax.cli import showing
@@ -51,7 +50,7 @@ def test_nodes_start_answer_and_end(nodes: Nodes) -> None:
         nodes.check()
         started = pids(nodes)
         with Client(urls[0][1]) as client:
-            assert client.get("/admin/v1/engines") == {"engines": []}
+            assert [node["name"] for node in client.get("/admin/v1/nodes")["nodes"]] == ["a"]
     assert not any(psutil.pid_exists(pid) for pid in started)
     assert nodes.last_words("a") == "listening"
     nodes.stop()
@@ -101,10 +100,15 @@ def test_the_demo_once(nodes: Nodes, monkeypatch: pytest.MonkeyPatch, capsys: py
     former = signal.getsignal(signal.SIGTERM)
     showing.show(once=True, port=free_port())
     said = capsys.readouterr().out
-    assert "three nodes are up" in said
-    assert said.count("is attached to it as an engine") == 2
-    assert "> What is OllamaMax?\nOllamaMax is pid " in said
-    assert "http://127.0.0.1:" in said
+    assert "the first node is up at http://127.0.0.1:" in said
+    assert "two more have joined it by a token, over mutual TLS" in said
+    assert [line.split()[:3] for line in said.splitlines() if " ready " in line] == [
+        ["first", "(this)", "ready"],
+        ["second", "ready", "-"],
+        ["third", "ready", "-"],
+    ]
+    for name in ("first", "second", "third"):
+        assert f"\n{name} says pid " in said
     assert "questions at once" not in said
     assert not any(psutil.pid_exists(pid) for pid in pids(nodes))
     assert signal.getsignal(signal.SIGTERM) is former
@@ -146,7 +150,9 @@ def test_the_demo_takes_its_nodes_along(fake_interpreter: Path, how: signal.Sign
     process = demo_process(fake_interpreter)
     try:
         said = read_until(process, "Ctrl-C ends it.")
-        assert "12 questions at once: first answered 12, second answered 0, third answered 0." in said
+        assert "12 questions at once" in said
+        assert "Tokens by the node that answered: first 0, second 36, third 0." in said
+        assert 'ollamamax serve --join "$(OLLAMA_HOST=http://127.0.0.1:' in said
         assert "OLLAMA_HOST=http://127.0.0.1:" in said
         children = psutil.Process(process.pid).children(recursive=True)
         assert len(children) >= 3
@@ -178,16 +184,16 @@ def test_the_demo_tells_when_a_node_ends(fake_interpreter: Path) -> None:
     assert gone(children)
 
 
-def test_the_count_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    with fake_node() as node:
-        node.answers["GET /metrics"] = Reply(
-            lines=[
-                b'ollamamax_requests_total{error="",outcome="ok",route="/api/chat"} 3.0\n',
-                b'ollamamax_requests_total{error="x",outcome="internal",route="/api/generate"} 2.0\n',
-                b'ollamamax_requests_total{error="",outcome="ok",route="/api/embed"} 7.0\n',
-            ]
-        )
-        assert showing._answered(node.url) == 5
+def test_a_node_joins_only_if_told_and_never_leaves_loopback(nodes: Nodes, tmp_path: Path) -> None:
+    with nodes:
+        nodes.start("a", free_port())
+        nodes.start("b", free_port(), join=str(tmp_path))
+        alone, joining = (list(child.args) for child in nodes._children.values())  # type: ignore[arg-type]
+    assert "--join" not in alone
+    assert joining[joining.index("--join") + 1] == str(tmp_path)
+    for words in (alone, joining):
+        assert words[words.index("--peer-listen") + 1] == "127.0.0.1:0"
+        assert "peer.multicast=false" in words
 
 
 @pytest.fixture

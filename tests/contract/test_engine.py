@@ -15,11 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import aiohttp
+import msgspec
 import pytest
 
 from models import chain_text, write_llama
 from ollamamax.adapters.engines.connector import Connector
+from ollamamax.adapters.engines.http import EngineHttp
 from ollamamax.adapters.engines.llamacpp import LlamaCppLauncher
 from ollamamax.adapters.engines.llamacpp_process import ChildProcess
 from ollamamax.adapters.system.clock import SystemClock, SystemDice
@@ -43,6 +44,7 @@ MODEL = "chain:latest"
 LONG: dict[str, Any] = {"num_predict": 4000, "temperature": 0.0}
 CTX_TOKENS = 4096
 KEY = "a-key-of-this-test"
+SLOTS: msgspec.json.Decoder[list[dict[str, Any]]] = msgspec.json.Decoder(list[dict[str, Any]])
 LIMIT_S = 20.0
 
 Step = Callable[[], Awaitable[Any]]
@@ -96,11 +98,9 @@ async def twin_world(stack: AsyncExitStack, chain: Path, embedder: Path) -> Worl
     return World(twin, twin, partial(twin.until, lambda: twin.active == 0), fail_first, arm=arm)
 
 
-async def slots_free(session: aiohttp.ClientSession, url: str) -> None:
-    while True:
-        async with session.get(f"{url}/slots") as answer:
-            if not any(slot["is_processing"] for slot in await answer.json()):
-                return
+async def slots_free(http: EngineHttp) -> None:
+    while any(slot["is_processing"] for slot in await http.get("/slots", SLOTS)):
+        pass
 
 
 async def llamacpp_world(stack: AsyncExitStack, chain: Path, embedder: Path) -> World:
@@ -109,12 +109,10 @@ async def llamacpp_world(stack: AsyncExitStack, chain: Path, embedder: Path) -> 
     stack.push_async_callback(engine.close)
     embeds = await launcher.launch(spec_of(embedder, embedding=True, ctx_tokens=64, parallel=1))
     stack.push_async_callback(embeds.close)
-    http = engine._http
-    session = await stack.enter_async_context(aiohttp.ClientSession(headers=http._headers))
     return World(
         engine,
         embeds,
-        partial(slots_free, session, http._base_url),
+        partial(slots_free, engine._http),
         lambda: (ask("a" * (CTX_TOKENS + 1)), InputTooLong),
         strike=lambda: os.kill(engine.pid, signal.SIGKILL),
     )
@@ -152,11 +150,12 @@ async def real_openai_world(stack: AsyncExitStack, chain: Path, embedder: Path) 
     stack.push_async_callback(connector.aclose)
     engine, child, url = await served(stack, spec_of(chain), connector)
     embeds, _, _ = await served(stack, spec_of(embedder, embedding=True, ctx_tokens=64, parallel=1), connector)
-    session = await stack.enter_async_context(aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}))
+    http = EngineHttp(url, "far", KEY)
+    stack.push_async_callback(http.close)
     return World(
         engine,
         embeds,
-        partial(slots_free, session, url),
+        partial(slots_free, http),
         lambda: (ask("a" * (CTX_TOKENS + 1)), EngineRefused),
         strike=lambda: os.kill(child.pid, signal.SIGKILL),
     )

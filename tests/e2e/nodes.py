@@ -38,6 +38,7 @@ class Node:
     folder: Path
     port: int
     environment: dict[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -49,7 +50,7 @@ class Node:
         return (self.folder / "node.log").read_text(errors="replace")
 
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "ollamamax", "serve"]
+        return [sys.executable, "-m", "ollamamax", "serve", *self.arguments]
 
     def env(self) -> dict[str, str]:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("OLLAMA_", "OLLAMAMAX_"))}
@@ -58,6 +59,9 @@ class Node:
             "OLLAMAMAX_HOME": str(self.folder / "home"),
             "OLLAMA_MODELS": str(self.folder / "models"),
             "OLLAMA_HOST": f"127.0.0.1:{self.port}",
+            "OLLAMAMAX_PEER__HOST": "127.0.0.1",
+            "OLLAMAMAX_PEER__PORT": "0",
+            "OLLAMAMAX_PEER__MULTICAST": "false",
             **self.environment,
         }
 

@@ -76,6 +76,9 @@ class MemoryLibrary:
             raise ModelNotFound(f"model '{model}' not found")
         return found
 
+    async def show(self, model: str) -> dict[str, Any]:
+        return {"template": (await self.resolve(model)).template}
+
     async def records(self) -> list[ModelRecord]:
         return [
             ModelRecord(

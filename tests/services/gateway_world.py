@@ -16,6 +16,7 @@ from ollamamax.core.types import (
     LoadedModel,
     Message,
     ModelDetails,
+    ModelEntry,
     ModelRecord,
     Options,
     Outcome,
@@ -85,11 +86,30 @@ class World:
         )
         self.meter = MemoryMeter()
         self.audit = MemoryAudit()
-        self.fleet = Fleet(local, self.connector, self.book, self.clock, SeededDice(1), fleet)
+        self.entries: dict[str, ModelEntry] = {}
+        """What the cluster's catalog says, by model key."""
+        self.brought: list[str] = []
+        """Models that this node's store was asked to fetch."""
+        self.bring_gate = asyncio.Event()
+        self.bring_gate.set()
+        self.bring_error: Exception | None = None
+        self.fleet = Fleet(
+            local, self.connector, self.book, self.clock, SeededDice(1), fleet, node="here", entry=self.entries.get
+        )
         self.router = Router(self.fleet, RoutingConfig())
         self.room = WaitingRoom(self.router, Admission(max_queue), self.meter, self.clock)
-        self.dispatcher = Dispatcher(self.router, RetryBudget(retry), self.meter, self.clock, dispatch)
+        self.dispatcher = Dispatcher(
+            self.router, RetryBudget(retry), self.meter, self.clock, dispatch, ensure=self._ensure
+        )
         self.gateway = Gateway(self.router, self.room, self.dispatcher, self.audit, self.meter, self.clock)
+
+    async def _ensure(self, key: str) -> None:
+        self.brought.append(key)
+        await self.bring_gate.wait()
+        if self.bring_error is not None:
+            raise self.bring_error
+        self.local.offered = (*self.local.offered, offer(key, loaded=False))
+        await self.fleet.local_changed()
 
     def context(self, principal: Principal = OPERATOR) -> RequestContext:
         return RequestContext(

@@ -181,7 +181,7 @@ async def test_models_of_the_store() -> None:
         assert (embedder.loaded, embedder.running, embedder.slots) == (False, None, 1)
         assert embedder.record is not None
         assert embedder.record.digest == "manifest-e"
-        assert await world.agent.describe("tiny") is None
+        assert await world.agent.describe("tiny") == {"template": None}
 
 
 @pytest.mark.parametrize("request_", [chat(messages=()), ChatRequest(model="tiny", prompt="")])

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from ollamamax.core.errors import SettingsError
 from ollamamax.core.types import FOREVER_MS
-from ollamamax.settings import Loaded, load
+from ollamamax.settings import Loaded, load, peer_listen
+from ollamamax.settings.knobs import as_text
 from ollamamax.settings.tree import Settings, knobs
 
 # key -> (as text, as TOML, the value), none of them the default
@@ -18,9 +19,19 @@ SAMPLES: dict[str, tuple[str, str, Any]] = {
     "listen.host": ("0.0.0.0", '"0.0.0.0"', "0.0.0.0"),
     "listen.port": ("8080", "8080", 8080),
     "listen.origins": ("https://a.example, *", '["https://a.example", "*"]', ("https://a.example", "*")),
+    "listen.insecure_public": ("true", "true", True),
     "listen.max_body_bytes": ("2048", "2048", 2048),
     "listen.body_timeout_s": ("1.5", "1.5", 1.5),
     "listen.shutdown_grace_s": ("0", "0", 0.0),
+    "peer.host": ("10.0.0.2", '"10.0.0.2"', "10.0.0.2"),
+    "peer.port": ("0", "0", 0),
+    "peer.advertise": ("box, [2001:db8::2]:99", '["box", "[2001:db8::2]:99"]', ("box:11435", "[2001:db8::2]:99")),
+    "peer.seeds": ("10.0.0.9:1", '["10.0.0.9:1"]', ("10.0.0.9:1",)),
+    "peer.multicast": ("false", "false", False),
+    "peer.node_name": ("gpu-box", '"gpu-box"', "gpu-box"),
+    "peer.cluster_name": ("home", '"home"', "home"),
+    "peer.ca_passphrase": ("open sesame", '"open sesame"', SecretStr("open sesame")),
+    "peer.lease_s": ("5", "5", 5.0),
     "engine.keep_alive": ("1h30m", '"1h30m"', "1h30m"),
     "engine.max_loaded_models": ("2", "2", 2),
     "engine.num_parallel": ("8", "8", 8),
@@ -228,6 +239,17 @@ BAD: list[tuple[str, str, str]] = [
     ("engine.context_length", "3", "at least 4"),
     ("engine.load_timeout_s", "inf", "finite"),
     ("engine.kv_cache_type", "f17", "q8_0"),
+    ("listen.insecure_public", "maybe", "boolean"),
+    ("peer.host", "a b", "host name"),
+    ("peer.port", "65535", "65534"),
+    ("peer.advertise", "box:0", "can't be called by other nodes"),
+    ("peer.advertise", ":11435", "is no address"),
+    ("peer.seeds", "box:x", "is no address"),
+    ("peer.multicast", "maybe", "boolean"),
+    ("peer.node_name", "Box", "a-z"),
+    ("peer.node_name", "-box", "a-z"),
+    ("peer.cluster_name", "x" * 64, "1 to 63"),
+    ("peer.lease_s", "0.5", "1"),
     ("engine.flash_attention", "maybe", "auto"),
     ("engine.gpu_overhead_bytes", "1.5", "integer"),
     ("engine.noprune", "maybe", "boolean"),
@@ -358,3 +380,21 @@ def test_the_home_is_not_set_in_the_file_that_lies_in_it(tmp_path: Path, environ
     (tmp_path / ".ollamamax" / "config.toml").write_text("home = '/y'\n")
     with pytest.raises(SettingsError, match=r"home can't be set in .*--config"):
         load({}, environ)
+
+
+def test_a_secret_is_never_shown(environ: dict[str, str], tmp_path: Path) -> None:
+    loaded = load({}, environ | {"OLLAMAMAX_PEER__CA_PASSPHRASE": "open sesame"})
+    assert loaded.settings.peer.ca_passphrase.get_secret_value() == "open sesame"
+    assert as_text(loaded.sources["peer.ca_passphrase"].value) == "***"
+    assert as_text(load({}, environ).sources["peer.ca_passphrase"].value) == ""
+    for shown in (repr(loaded), str(loaded.settings), loaded.settings.model_dump_json()):
+        assert "sesame" not in shown
+    with pytest.raises(SettingsError) as caught:
+        load({}, environ, config=write(tmp_path, "[peer]\nca_passphrase = ['open sesame']\n"))
+    assert str(caught.value).startswith("peer.ca_passphrase = *** (")
+    assert "sesame" not in str(caught.value)
+
+
+def test_a_node_that_stays_alone(environ: dict[str, str]) -> None:
+    assert load({}, environ).settings.peer.is_on
+    assert not load(peer_listen("off"), environ).settings.peer.is_on

@@ -7,10 +7,17 @@ from hypothesis import strategies as st
 from ollamamax.core.types import FOREVER_MS
 from ollamamax.settings.values import (
     Endpoint,
+    check_address,
+    check_cluster_name,
     check_host,
+    check_node_name,
     check_origin,
+    check_peer_host,
+    is_address,
+    is_loopback,
     ollama_flag,
     parse_endpoint,
+    parse_peer_listen,
     seconds_or_duration_ms,
 )
 
@@ -107,6 +114,86 @@ def test_any_text_is_an_endpoint_or_a_value_error(text: str) -> None:
         return
     assert 0 <= endpoint.port <= 65535
     assert check_host(endpoint.host) == endpoint.host
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("off", ("off", 11435)),
+        (":99", ("", 99)),
+        (":0", ("", 0)),
+        (" 10.0.0.2:99 ", ("10.0.0.2", 99)),
+        ("10.0.0.2", ("10.0.0.2", 11435)),
+        ("::", ("::", 11435)),
+        ("::1", ("::1", 11435)),
+        ("[::]:99", ("::", 99)),
+        ("box.example:0", ("box.example", 0)),
+    ],
+)
+def test_forms_of_peer_listen(text: str, found: tuple[str, int]) -> None:
+    assert parse_peer_listen(text) == found
+    assert check_peer_host(found[0]) == found[0]
+
+
+@pytest.mark.parametrize("text", ["", " ", "[]:99", "box:", "a b:1", ":x", ":65536", "http://box", "box:1:2"])
+def test_what_is_no_address_to_listen_on(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_peer_listen(text)
+    with pytest.raises(ValueError):
+        check_address(text)
+
+
+found_hosts = hosts.filter(
+    lambda host: host not in ("0.0.0.0", "::") and (is_address(host) or not host.rpartition(".")[2].isdigit())
+)
+
+
+@given(found_hosts, st.integers(1, 65535))
+def test_an_address_comes_back_in_one_form(host: str, port: int) -> None:
+    address = check_address(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    assert check_address(address) == address
+    assert address.endswith(f":{port}")
+    assert check_address(host).endswith(":11435")
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0:1", "[::]:1", "::", "box:0", "fe80::1%eth0"])
+def test_where_nobody_can_be_found(text: str) -> None:
+    with pytest.raises(ValueError):
+        check_address(text)
+
+
+@given(st.text(max_size=20))
+def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
+    try:
+        address = check_address(text)
+    except ValueError:
+        return
+    assert check_address(address) == address
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        *[(host, True) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost", "LocalHost")],
+        *[(host, False) for host in ("0.0.0.0", "::", "10.0.0.1", "box", "127.evil.example", "localhost.evil", "")],
+    ],
+)
+def test_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "0", "a-b", "x" * 63])
+def test_names(text: str) -> None:
+    assert check_node_name(text) == text
+    assert check_cluster_name("Our house") == "Our house"
+
+
+@pytest.mark.parametrize("text", ["A", "-a", "a-", "a.b", "a b", "x" * 64, "ä", "a\n", "0123456789abcdef"])
+def test_what_is_no_name(text: str) -> None:
+    with pytest.raises(ValueError, match="is no node name"):
+        check_node_name(text)
+    with pytest.raises(ValueError, match="is no cluster name"):
+        check_cluster_name("x" * 64)
 
 
 @pytest.mark.parametrize("text", ["*", "https://a.example", "http://localhost:*", "chrome-extension://*", "*.example"])

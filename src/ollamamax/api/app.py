@@ -1,5 +1,6 @@
 """The public ASGI application: guards, paths without parameters by a dict, others by Starlette, the admin API."""
 
+import logging
 from typing import Final
 
 import structlog
@@ -11,7 +12,7 @@ from ollamamax.api.admin import LazyAdmin
 from ollamamax.api.call import TEXT, Call
 from ollamamax.api.errors import openai_form
 from ollamamax.api.origins import OriginGuard
-from ollamamax.api.ports import ApiConfig, Fleet, Gateway, Library, Readiness, Services
+from ollamamax.api.ports import ApiConfig, Cluster, Fleet, Gateway, Library, Readiness, Services
 from ollamamax.api.resource import Resource
 from ollamamax.core.dialects.framing import Stamp
 from ollamamax.core.errors import OllamaMaxError
@@ -21,7 +22,7 @@ from ollamamax.services.patrol import Patrol
 _REDIRECT_GET: Final = 301
 _REDIRECT_OTHER: Final = 307
 ADMIN_PATH: Final = "/admin/v1"
-_ADMIN_METHODS: Final = ("GET", "HEAD", "POST", "DELETE")
+_ADMIN_METHODS: Final = ("GET", "HEAD", "POST", "PATCH", "DELETE")
 
 
 class App:
@@ -30,6 +31,7 @@ class App:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._log = structlog.get_logger(__name__).bind()  # once: binding costs more than a line that is not written
+        self._tells_requests = self._log.is_enabled_for(logging.DEBUG)
         config = services.config
         self._guard = OriginGuard(config.origins, config.loopback, config.local_hosts)
         self._exact = {resource.route: resource for resource in _resources()}
@@ -56,6 +58,11 @@ class App:
             await resource(scope, receive, send)
         else:
             await self._router(scope, receive, send)
+        del scope["call"]  # a cycle, which only the garbage collector would find
+        if self._tells_requests:
+            self._tell(call)
+
+    def _tell(self, call: Call) -> None:
         self._log.debug(
             "request",
             method=call.method,
@@ -95,8 +102,12 @@ def create_app(
     readiness: Readiness,
     version: str,
     config: ApiConfig,
+    cluster: Cluster | None = None,
 ) -> App:
-    """The application over its services. version: dotted numbers, as clients parse it."""
+    """The application over its services. version: dotted numbers, as clients parse it.
+
+    cluster: None where the node stays alone.
+    """
     return App(
         Services(
             gateway=gateway,
@@ -107,6 +118,7 @@ def create_app(
             dice=dice,
             verifier=verifier,
             readiness=readiness,
+            cluster=cluster,
             version=version,
             config=config,
             stamp=Stamp(),

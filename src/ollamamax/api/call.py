@@ -58,7 +58,7 @@ class Call:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.arrived_ms = services.clock.now_ms()
         asked_id = self.headers.get(b"x-request-id", b"")
-        known = _REQUEST_ID.fullmatch(asked_id)
+        known = asked_id and _REQUEST_ID.fullmatch(asked_id)
         self.request_id = asked_id.decode() if known else services.dice.token_hex(8)
         self.extra_headers: list[tuple[bytes, bytes]] = [(b"x-request-id", self.request_id.encode())]
         self.status = 0

@@ -55,7 +55,7 @@ def status_of(error: BaseException) -> int:
 def headers_of(error: BaseException) -> list[tuple[bytes, bytes]]:
     """Headers that the error's kind asks for."""
     match error:
-        case e.Busy():
+        case e.Busy() | e.StateUnavailable():
             return [(b"retry-after", str(RETRY_AFTER_S).encode())]
         case e.Unauthenticated():
             return [(b"www-authenticate", b"Bearer")]

@@ -1,6 +1,6 @@
 """What the API needs of the services, as Protocols, and how it is configured."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -10,14 +10,21 @@ from ollamamax.core.errors import OllamaMaxError
 from ollamamax.core.types import (
     AttachedEngine,
     ChatRequest,
+    ClusterEvent,
+    ClusterStatus,
     CreateRequest,
     EmbedRequest,
     EmbedResult,
+    FoundCluster,
+    Joined,
     LoadedModel,
     ModelRecord,
+    NewToken,
+    NodeView,
     Options,
     Progress,
     RequestContext,
+    TokenView,
 )
 from ollamamax.ports import ChunkStream, Clock, Dice, Meter, TokenVerifier
 from ollamamax.services.patrol import Patrol
@@ -27,7 +34,7 @@ class Gateway(Protocol):
     """Admission, routing and dispatch. Writes one Outcome for each request that it is given."""
 
     def authorize(self, context: RequestContext, action: str, subject: str) -> None:
-        """action: "read", "infer", "manage_models" or "manage_engines". Raises: Forbidden."""
+        """action: a value of core/access/roles.py. Raises: Forbidden."""
         ...
 
     def chat(self, context: RequestContext, request: ChatRequest) -> ChunkStream:
@@ -109,6 +116,71 @@ class Fleet(Protocol):
         ...
 
 
+class Cluster(Protocol):
+    """The nodes, as this one sees them. What is not async never blocks and answers also while the state is away.
+
+    Writes raise StateUnavailable while the holder can't be reached; what one did shows in the next read.
+    node: a name or an id.
+    """
+
+    def nodes(self) -> Sequence[NodeView]:
+        """All members in the order of joining, those that are gone included."""
+        ...
+
+    def node(self, node: str) -> NodeView:
+        """One of them. Raises: NodeNotFound."""
+        ...
+
+    def status(self) -> ClusterStatus:
+        """The whole."""
+        ...
+
+    async def remove(self, node: str) -> None:
+        """Revoke it: refused everywhere from now on. Raises: NodeNotFound, Conflict (it holds the state)."""
+        ...
+
+    async def cordon(self, node: str, cordoned: bool) -> None:
+        """Keep new requests away from it, or no longer. Raises: NodeNotFound."""
+        ...
+
+    async def label(self, node: str, put: Mapping[str, str], drop: Sequence[str]) -> None:
+        """Set and remove labels; one that is not there is dropped all the same. Raises: NodeNotFound, BadRequest."""
+        ...
+
+    async def create_token(self, ttl_ms: int, uses: int) -> NewToken:
+        """Let `uses` nodes join within `ttl_ms`."""
+        ...
+
+    def tokens(self) -> Sequence[TokenView]:
+        """Those that were not revoked, also expired and used ones, oldest first."""
+        ...
+
+    async def revoke_token(self, token_id: str) -> None:
+        """Nobody joins by it any more. Raises: NotFound."""
+        ...
+
+    async def join(self, token: str, name: str, force: bool) -> Joined:
+        """Leave the cluster of one that this node is, and become a member of the token's. name: "" = as it is called.
+
+        force: also if this node's cluster has other members or models of its own catalog, which it then leaves.
+        Raises: TokenRefused, CertificateRefused (it is not whom the token means), NodeConflict (the name is taken),
+        Conflict, PeerError.
+        """
+        ...
+
+    def recent_events(self) -> Sequence[ClusterEvent]:
+        """What this node remembers of what happened, oldest first; a bounded number. at_ns rises strictly."""
+        ...
+
+    def events(self, after_ns: int) -> AsyncGenerator[ClusterEvent, None]:
+        """The remembered ones after `after_ns`, then each as it happens. Ends when the node begins to stop."""
+        ...
+
+    async def discover(self, timeout_ms: int) -> Sequence[FoundCluster]:
+        """Clusters on the LAN that answer within that time."""
+        ...
+
+
 class Readiness(Protocol):
     """Whether this node wants requests."""
 
@@ -145,8 +217,8 @@ class ApiConfig(Struct, frozen=True, kw_only=True):
 class Services(Struct, frozen=True, kw_only=True):
     """All that handlers work with.
 
-    started_ms: monotonic, when the node began.  live: answers that are being sent; mutated by those who send them.
-    patrol: looks after the deadlines of all calls.
+    cluster: None where the node stays alone.  started_ms: monotonic, when the node began.
+    live: answers that are being sent; mutated by those who send them.  patrol: looks after the deadlines of all calls.
     """
 
     gateway: Gateway
@@ -157,6 +229,7 @@ class Services(Struct, frozen=True, kw_only=True):
     dice: Dice
     verifier: TokenVerifier
     readiness: Readiness
+    cluster: Cluster | None
     version: str
     config: ApiConfig
     stamp: Stamp

@@ -12,6 +12,7 @@ from typing import Final
 import uvicorn
 
 from ollamamax.api.app import App
+from ollamamax.api.http_protocol import HttpProtocol
 from ollamamax.core.errors import Conflict, SettingsError, ShuttingDown
 
 _BACKLOG: Final = 2048
@@ -64,7 +65,7 @@ async def serve(app: App, host: str, port: int) -> Listener:
     sockets = await _bind(host, port)
     config = uvicorn.Config(
         app,
-        http="httptools" if find_spec("httptools") else "h11",
+        http=HttpProtocol,
         ws="none",
         lifespan="off",
         interface="asgi3",

@@ -6,7 +6,27 @@ from typing import Annotated, Final
 import typer
 
 from ollamamax import __version__
-from ollamamax.cli.commands import config, cp, create, demo, engine, ps, rm, run, serve, show, stop, version
+from ollamamax.cli.commands import (
+    cluster,
+    config,
+    cp,
+    create,
+    demo,
+    discover,
+    engine,
+    events,
+    join,
+    node,
+    nodes,
+    ps,
+    rm,
+    run,
+    serve,
+    show,
+    stop,
+    token,
+    version,
+)
 from ollamamax.cli.commands import list as list_command
 from ollamamax.cli.errors import CliError
 from ollamamax.core.errors import OllamaMaxError, SettingsError
@@ -35,6 +55,13 @@ app.command("create")(create.command)
 app.command("cp")(cp.command)
 app.command("rm")(rm.command)
 app.command("stop")(stop.command)
+app.command("discover")(discover.command)
+app.command("join")(join.command)
+app.add_typer(token.app, name="token")
+app.command("nodes")(nodes.command)
+app.add_typer(node.app, name="node")
+app.add_typer(cluster.app, name="cluster")
+app.command("events")(events.command)
 app.add_typer(engine.app, name="engine")
 app.add_typer(config.app, name="config")
 app.command("demo")(demo.command)

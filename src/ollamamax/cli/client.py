@@ -2,20 +2,23 @@
 
 import json
 import os
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 
-from ollamamax.cli.errors import CliError
+from ollamamax.cli.errors import CliError, Unreachable
 from ollamamax.core.errors import SettingsError
 from ollamamax.settings import default_home, load
 from ollamamax.settings.values import Endpoint, parse_endpoint
 
+T = TypeVar("T")
+
 _CONNECT_S = 5.0
 _ANSWER_S = 60.0
 _LOOPBACK = ("127.", "::1", "localhost")
+_NO_SUCH_PAGE = "404 page not found"
 
 
 def target(environ: Mapping[str, str]) -> str:
@@ -39,6 +42,17 @@ def connect() -> "Client":
     return Client(target(os.environ))
 
 
+def ask_node(ask: Callable[["Client"], T]) -> T | None:
+    """What the node says; None if none runs on this machine. Raises: CliError, also where OLLAMA_HOST names another."""
+    with connect() as client:
+        try:
+            return ask(client)
+        except Unreachable:
+            if os.environ.get("OLLAMA_HOST", "").strip() and not _is_loopback(client.url):
+                raise
+            return None
+
+
 def history_home() -> str:
     """Where the prompt's history is kept."""
     return str(default_home(os.environ))
@@ -50,7 +64,7 @@ class Client:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         # A proxy from the environment must not stand between a person and their own machine.
-        local = httpx.URL(url).host.startswith(_LOOPBACK)
+        local = _is_loopback(url)
         self._http = httpx.Client(
             base_url=self.url, timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S), trust_env=not local
         )
@@ -73,14 +87,22 @@ class Client:
         """The decoded answer, None if it is empty. patient: no limit, for what may load a model first."""
         return self._decoded(self._send("POST", path, body, patient=patient))
 
+    def patch(self, path: str, body: Mapping[str, Any]) -> Any:
+        """The decoded answer."""
+        return self._decoded(self._send("PATCH", path, body))
+
     def delete(self, path: str, body: Mapping[str, Any] | None = None) -> None:
         """Succeeds or raises."""
         self._send("DELETE", path, body)
 
-    def stream(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
-        """The objects of an NDJSON answer as they come; an error line raises. Close it to cancel the request."""
+    def stream(self, path: str, body: Mapping[str, Any] | None = None) -> Generator[dict[str, Any], None, None]:
+        """The objects of an NDJSON answer as they come; an error line raises. Close it to cancel the request.
+
+        body: of a POST; without it a GET.
+        """
+        method, content = ("GET", None) if body is None else ("POST", dict(body))
         # No read limit: the server has deadlines of its own, and a person has Ctrl-C.
-        with self._translated(), self._http.stream("POST", path, json=dict(body), timeout=_patient()) as response:
+        with self._translated(), self._http.stream(method, path, json=content, timeout=_patient()) as response:
             if response.is_error:
                 response.read()
                 raise self._refused(response)
@@ -138,7 +160,7 @@ class Client:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             advice = "Start one with `ollamamax serve`, or say with OLLAMA_HOST where it is."
-            raise CliError(unreachable or f"no OllamaMax answers at {self.url} ({error}). {advice}") from error
+            raise Unreachable(unreachable or f"no OllamaMax answers at {self.url} ({error}). {advice}") from error
         except httpx.TimeoutException as error:
             raise CliError(f"{self.url} did not answer in time; look at the node's log") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -151,6 +173,8 @@ class Client:
             text = error["message"] if isinstance(error, dict) else str(error)
         except (ValueError, KeyError, TypeError):
             text = response.text.strip() or f"{self.url} answered {response.status_code} {response.reason_phrase}"
+        if text == _NO_SUCH_PAGE and response.url.path.startswith("/admin/"):
+            text = f"what answers at {self.url} is no OllamaMax, or an older one; say with OLLAMA_HOST where it is"
         return CliError(text, status=response.status_code)
 
     def _decoded(self, response: httpx.Response) -> Any:
@@ -160,6 +184,10 @@ class Client:
             return response.json()
         except ValueError as error:
             raise CliError(f"{self.url} does not speak Ollama's API; is OLLAMA_HOST right?") from error
+
+
+def _is_loopback(url: str) -> bool:
+    return httpx.URL(url).host.startswith(_LOOPBACK)
 
 
 def _patient() -> httpx.Timeout:

@@ -11,3 +11,7 @@ class CliError(Exception):
         super().__init__(text)
         self.status = status
         self.exit_code = exit_code
+
+
+class Unreachable(CliError):
+    """Nothing listens where the node should be."""

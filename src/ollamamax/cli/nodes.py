@@ -52,12 +52,14 @@ class Nodes:
     ) -> None:
         self.stop()
 
-    def start(self, name: str, port: int) -> str:
-        """Start one on loopback; its URL. It is not ready yet."""
+    def start(self, name: str, port: int, join: str = "") -> str:
+        """Start one on loopback; its URL. It is not ready yet. join: the token of the cluster that it joins first."""
         home = self._folder / name
         home.mkdir()
         command = [_INTERPRETER, "-m", "ollamamax", "serve", "--exit-on-stdin-close", "--log-format", "console"]
         command += ["--host", "127.0.0.1", "--port", str(port), "--home", str(home), "--models", str(home / "models")]
+        command += ["--name", name, "--peer-listen", "127.0.0.1:0", "--set", "peer.multicast=false"]
+        command += ["--join", join] if join else []
         with self._log(name).open("wb") as log:
             self._children[name] = subprocess.Popen(
                 command,

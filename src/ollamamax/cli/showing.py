@@ -1,12 +1,13 @@
-"""The demo: starts three nodes, has one use the other two, shows an answer and who gives it."""
+"""The demo: three nodes, of which two join the first by a token; an answer through each, and who gives it."""
 
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -15,37 +16,42 @@ from typing import Any, Final
 from rich.console import Console
 
 from ollamamax.cli.client import Client
+from ollamamax.cli.cluster_words import nodes_table
 from ollamamax.cli.errors import CliError
 from ollamamax.cli.nodes import Nodes, free_port
 from ollamamax.settings.values import DEFAULT_PORT
 
 _MODEL: Final = "tiny"
-_QUESTION: Final = "What is OllamaMax?"
+_FIRST: Final = "first"
+_JOINING: Final = ("second", "third")
+_QUESTIONS: Final = ("What is OllamaMax?", "What is the capital of France?", "What is 2 plus 3?")
+_TOKEN_TTL_MS: Final = 600_000
 _BURST: Final = (
     *("What is 2 plus 3?", "What is 7 plus 8?", "What is the capital of France?", "What colour is the sky?"),
     *("What is 9 plus 9?", "What is the capital of Italy?", "What colour is grass?", "Hello! How are you?"),
     *("What is 4 plus 5?", "What is the capital of Spain?", "What colour is snow?", "What is OllamaMax?"),
 )
-_ATTACHED: Final = ("second", "third")
-_ATTACHED_SLOTS: Final = 2
 _SEEN_S = 30.0
 
 
 def show(*, once: bool, port: int) -> None:
-    """Run the demo; returns after the answer (once) or after Ctrl-C. Raises: CliError, KeyboardInterrupt."""
+    """Run the demo; returns after the answers (once) or after Ctrl-C. Raises: CliError, KeyboardInterrupt."""
     console = Console(highlight=False, soft_wrap=True)
     with (
         _ending_by_signals(),
         TemporaryDirectory(prefix="ollamamax-demo-", ignore_cleanup_errors=True) as folder,
         Nodes(Path(folder)) as nodes,
     ):
-        url = _start(console, nodes, port or free_port(DEFAULT_PORT))
+        urls = _start(console, nodes, port or free_port(DEFAULT_PORT))
+        for (name, at), question in zip(urls.items(), _QUESTIONS, strict=True):
+            console.print(f"\n[bold]> {question}[/bold]  [dim](asked at {name}, {at})[/dim]")
+            with Client(at) as client:
+                _answer(client, question)
+        url = urls[_FIRST]
+        if once:
+            console.print(f"\nThat was {url}. Bye.")
+            return
         with Client(url) as client:
-            console.print(f"\n[bold]> {_QUESTION}[/bold]")
-            _answer(client)
-            if once:
-                console.print(f"\nThat was {url}. Bye.")
-                return
             _show_burst(console, client)
         try:
             _explain(console, url)
@@ -74,26 +80,33 @@ def _ending_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _start(console: Console, nodes: Nodes, port: int) -> str:
-    """Start all three at once, attach two to the first; the URL of the first."""
+def _start(console: Console, nodes: Nodes, port: int) -> dict[str, str]:
+    """Start one, have two more join it, show what it sees; their URLs by name."""
     began = time.monotonic()
-    with console.status("Starting three nodes"):
-        url = nodes.start("first", port)
-        attached = [(name, nodes.start(name, free_port())) for name in _ATTACHED]
-        nodes.wait([("first", url), *attached])
-    console.print(f"[green]✓[/green] three nodes are up in {time.monotonic() - began:.1f} s; the first is {url}")
+    with console.status("Starting a node"):
+        urls = {_FIRST: nodes.start(_FIRST, port)}
+        nodes.wait(urls.items())
+    console.print(f"[green]✓[/green] the first node is up at {urls[_FIRST]}; it has founded a cluster")
+    with Client(urls[_FIRST]) as client:
+        with console.status("Two more nodes join it"):
+            wanted = {"ttl_ms": _TOKEN_TTL_MS, "uses": len(_JOINING)}
+            token = client.post("/admin/v1/tokens", wanted)["token"]
+            urls |= {name: nodes.start(name, free_port(), join=token) for name in _JOINING}
+            nodes.wait(urls.items())
+            for name, url in urls.items():
+                _until(f"the node {name} sees all of them", partial(_sees_all, url, urls))
+        took_s = time.monotonic() - began
+        console.print(
+            f"[green]✓[/green] two more have joined it by a token, over mutual TLS; all of it took {took_s:.1f} s\n"
+        )
+        console.print(nodes_table(client.get("/admin/v1/nodes")["nodes"]), markup=False, end="")
+    return urls
+
+
+def _sees_all(url: str, urls: Mapping[str, str]) -> bool:
     with Client(url) as client:
-        for name, other in attached:
-            body = {"name": name, "kind": "ollama", "url": other, "slots": _ATTACHED_SLOTS}
-            client.post("/admin/v1/engines", body)
-            console.print(f"[green]✓[/green] {name}, at {other}, is attached to it as an engine")
-        _until("the first node sees the others' models", lambda: _sees_models(client))
-    return url
-
-
-def _sees_models(client: Client) -> bool:
-    engines = {engine["name"]: engine for engine in client.get("/admin/v1/engines")["engines"]}
-    return all(engines.get(name, {}).get("models") for name in _ATTACHED)
+        nodes = client.get("/admin/v1/nodes")["nodes"]
+    return {node["name"] for node in nodes if node["state"] == "ready"} == set(urls)
 
 
 def _until(what: str, condition: Callable[[], bool]) -> None:
@@ -104,9 +117,9 @@ def _until(what: str, condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def _answer(client: Client) -> None:
+def _answer(client: Client, question: str) -> None:
     """Stream one answer, token by token."""
-    body = {"model": _MODEL, "messages": [{"role": "user", "content": _QUESTION}], "options": {"temperature": 0}}
+    body = {"model": _MODEL, "messages": [{"role": "user", "content": question}], "options": {"temperature": 0}}
     chunk: dict[str, Any] = {}
     with closing(client.stream("/api/chat", body)) as chunks:
         for chunk in chunks:
@@ -118,14 +131,15 @@ def _answer(client: Client) -> None:
 
 
 def _show_burst(console: Console, client: Client) -> None:
-    """Ask many things at once and tell who answered."""
-    before = {name: _answered(url) for name, url in _others(client)}
+    """Ask one node many things at once and tell which nodes answered."""
+    before = _tokens_by_node(client)
     with ThreadPoolExecutor(len(_BURST)) as pool:
         list(pool.map(lambda question: _ask(client, question), _BURST))
-    counts = {name: _answered(url) - before[name] for name, url in _others(client)}
-    counts = {"first": len(_BURST) - sum(counts.values())} | counts
-    told = ", ".join(f"{name} answered {count}" for name, count in counts.items())
-    console.print(f"\n{len(_BURST)} questions at once: {told}.")
+    after = _tokens_by_node(client)
+    told = ", ".join(f"{name} {after[name] - before[name]}" for name in after)
+    console.print(
+        f"\n{len(_BURST)} questions at once, asked at the first node. Tokens by the node that answered: {told}."
+    )
 
 
 def _ask(client: Client, question: str) -> None:
@@ -133,20 +147,15 @@ def _ask(client: Client, question: str) -> None:
     client.post("/api/chat", body, patient=True)
 
 
-def _others(client: Client) -> list[tuple[str, str]]:
-    """(name, URL) of the attached nodes."""
-    engines = client.get("/admin/v1/engines")["engines"]
-    return [(engine["name"], engine["url"]) for engine in engines if engine["name"] in _ATTACHED]
-
-
-def _answered(url: str) -> int:
-    """How many answers a node has given, by its own count."""
-    with Client(url) as client:
-        text = client.text("/metrics")
+def _tokens_by_node(client: Client) -> dict[str, int]:
+    """How many tokens each node has written for this one, by this one's own count."""
+    counts = dict.fromkeys((_FIRST, *_JOINING), 0)
     counted = re.findall(
-        r'^ollamamax_requests_total\{[^}]*route="/api/(?:chat|generate)"[^}]*\} (\S+)', text, re.MULTILINE
+        r'^ollamamax_output_tokens_total\{[^}]*engine="([^"/]*)[^}]*\} (\S+)', client.text("/metrics"), re.MULTILINE
     )
-    return int(sum(float(count) for count in counted))
+    for name, count in counted:
+        counts[name if name in counts else _FIRST] += int(float(count))  # its own engine goes without its name
+    return counts
 
 
 def _explain(console: Console, url: str) -> None:
@@ -156,8 +165,14 @@ def _explain(console: Console, url: str) -> None:
     for line in (
         f"  curl {url}/api/chat -d '{question}'",
         f"  OLLAMA_HOST={url} ollamamax run tiny            (or ollama run tiny)",
-        f"  OLLAMA_HOST={url} ollamamax engine list",
+        f"  OLLAMA_HOST={url} ollamamax nodes           (or cluster status --watch, events --follow)",
         f"  OpenAI clients: base_url={url}/v1, any api_key, model tiny",
     ):
         console.print(line, markup=False)
+    console.print("\nA fourth node joins with one command:\n")
+    console.print(
+        f'  D=$(mktemp -d); ollamamax serve --join "$(OLLAMA_HOST={url} ollamamax token create)" --name fourth '
+        '--port 0 --peer-listen 127.0.0.1:0 --home "$D" --models "$D/models"',
+        markup=False,
+    )
     console.print("\nCtrl-C ends it.")

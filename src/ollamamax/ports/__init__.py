@@ -3,6 +3,10 @@
 from ollamamax.ports.cluster import (
     Caller,
     CertificateAuthority,
+    CertificateFacts,
+    Identity,
+    IdentityStore,
+    JoinLink,
     Mesh,
     MeshConfig,
     MeshEvent,
@@ -29,13 +33,14 @@ from ollamamax.ports.node import (
     StoredManifest,
     TokenVerifier,
 )
-from ollamamax.ports.state import StateStore
+from ollamamax.ports.state import SnapshotFile, StateStore
 
 __all__ = [
     "AuditSink",
     "BlobStore",
     "Caller",
     "CertificateAuthority",
+    "CertificateFacts",
     "ChunkStream",
     "Clock",
     "Dice",
@@ -43,6 +48,9 @@ __all__ = [
     "EngineBook",
     "EngineConnector",
     "EngineLauncher",
+    "Identity",
+    "IdentityStore",
+    "JoinLink",
     "MachineProbe",
     "Mesh",
     "MeshConfig",
@@ -55,6 +63,7 @@ __all__ = [
     "RunningEngine",
     "Scout",
     "ScoutedNode",
+    "SnapshotFile",
     "StateStore",
     "StoredManifest",
     "TokenVerifier",

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from ollamamax.core.types import NodeRecord
+from ollamamax.core.types import NodeRecord, StateRange
 
 
 class Caller(Struct, frozen=True):
@@ -73,6 +73,105 @@ class NodeKeys(Struct, frozen=True, kw_only=True):
     not_before_ns: int
     expires_ns: int
 
+    def __repr__(self) -> str:  # without the key: this may end up in a log
+        return f"NodeKeys(node_id={self.node_id!r}, cluster_id={self.cluster_id!r}, expires_ns={self.expires_ns})"
+
+
+class CertificateFacts(Struct, frozen=True):
+    """What one certificate says. node_id, cluster_id: its CN and O, "" if it has none.  key_hash: sha256 of its public
+    key (SPKI DER), hex.  pem: itself, and nothing else.
+    """
+
+    node_id: str
+    cluster_id: str
+    key_hash: str
+    not_before_ns: int
+    expires_ns: int
+    is_authority: bool
+    pem: bytes
+
+
+class Identity(Struct, frozen=True, kw_only=True):
+    """Who this node is, as it remembers. name: the node's.  holder_id: the node that holds the state.
+
+    joined_ns: when it founded or joined the cluster.
+    """
+
+    cluster_id: str
+    node_id: str
+    name: str
+    holder_id: str
+    joined_ns: int
+    keys: NodeKeys
+
+
+class IdentityStore(Protocol):
+    """A node's identity on disk, and the making of papers. Methods block (files are synced): call them in a thread."""
+
+    def load(self) -> Identity | None:
+        """None if this node belongs to no cluster yet. Papers that have expired are loaded all the same.
+
+        Raises: StoreError if what is there is damaged, or readable by others.
+        """
+        ...
+
+    def save(self, identity: Identity, state: StateRange | None = None) -> None:
+        """Keep it. A crash leaves the old one or the new one. That of another cluster is moved aside, all it had too.
+
+        state: of the cluster when this node joined; kept with it, so that the node knows where the others are.
+        Raises: DiskFull, StoreReadOnly, StoreError.
+        """
+        ...
+
+    def joined_state(self) -> StateRange | None:
+        """What save() got last. Raises: StoreError if it is damaged."""
+        ...
+
+    def replace_certificate(self, certificate: bytes) -> Identity:
+        """A new certificate for the key that is there; the identity with it.
+
+        Raises: CertificateRefused if it does not fit that key, authority, node and cluster; StoreError.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Belong to no cluster: what is there is moved aside, not deleted. Raises: StoreError."""
+        ...
+
+    def new_key(self) -> tuple[bytes, bytes]:
+        """A new private key and a signing request for it, PEM."""
+        ...
+
+    def request(self, private_key: bytes) -> bytes:
+        """A signing request (PEM) for a key that is there."""
+        ...
+
+    def facts(self, certificate: bytes) -> CertificateFacts:
+        """Of exactly one certificate, PEM. Raises: CertificateRefused if it is anything else."""
+        ...
+
+    def bind(self, private_key: bytes, certificate: bytes, ca: bytes) -> NodeKeys:
+        """Papers that belong together. Raises: CertificateRefused if they do not. Does not look at the time."""
+        ...
+
+
+class JoinLink(Protocol):
+    """How a node without papers talks to a member.
+
+    Both raise PeerUnavailable, PeerTimeout, PeerProtocol (garbage, or too much), and the member's own errors.
+    """
+
+    async def hello(self, address: str) -> bytes:
+        """What whoever listens there says of itself (`cluster.hello`). Nothing about it is verified."""
+        ...
+
+    async def join(self, address: str, ca: bytes, cluster_id: str, body: bytes) -> bytes:
+        """Ask a member, over a connection of its own that `ca` (PEM) vouches for, to be let in (`cluster.join`).
+
+        Nothing of `body` is sent before that. Raises: CertificateRefused if it is no member of that cluster.
+        """
+        ...
+
 
 class CertificateAuthority(Protocol):
     """Signs; only where the cluster's CA key is. Methods may block for a millisecond or two."""
@@ -119,7 +218,11 @@ class MeshConfig(Struct, frozen=True, kw_only=True):
 
 
 class MeshEvent(Struct, frozen=True):
-    """alive: True if a node appeared, False if it vanished, None for a message. data: of a message, else empty."""
+    """alive: True if a node appeared, False if it vanished, None for a message. data: of a message, else empty.
+
+    node_id: "" where messages were dropped, since they came faster than they were read: ask for all anew. A node that
+    can't hear the others any more sees all vanish, itself too.
+    """
 
     node_id: str
     alive: bool | None = None

@@ -1,6 +1,6 @@
 """What one node needs of its machine, its engines and its store."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -9,6 +9,7 @@ from ollamamax.core.types import (
     AttachedEngine,
     ChatRequest,
     Chunk,
+    ClusterStatus,
     EmbedRequest,
     EmbedResult,
     EngineKind,
@@ -167,10 +168,27 @@ class BlobStore(Protocol):
         """A small blob, whole. Raises: BlobNotFound, StoreError if larger than the limit."""
         ...
 
+    def read_range(self, digest: str, offset: int, length: int = -1) -> AsyncGenerator[bytes, None]:
+        """Pieces of 256 KiB at most, from `offset` on; length -1 = to the end.
+
+        Raises: BlobNotFound, also for one that is shorter than the offset; StoreError.
+        """
+        ...
+
     async def write_blob(self, body: AsyncIterator[bytes], digest: str) -> bool:
         """Stream into a temporary file, verify, rename. False if it was there already (body unread).
 
         Raises: DigestMismatch, DiskFull, StoreError. Nothing remains of a failed write.
+        """
+        ...
+
+    async def resume_blob(
+        self, digest: str, size_bytes: int, read: Callable[[int], AsyncGenerator[bytes, None]]
+    ) -> bool:
+        """As write_blob, but what arrived before a failure stays, and the next call goes on after it.
+
+        read: the bytes from an offset on.  False if it was here already. One caller per digest at a time.
+        Raises: DigestMismatch (what had arrived is removed), DiskFull, StoreError, and what read() raises.
         """
         ...
 
@@ -262,6 +280,10 @@ class Meter(Protocol):
 
     def loaded(self, models: Mapping[str, int]) -> None:
         """Bytes of memory by loaded model."""
+        ...
+
+    def cluster(self, status: ClusterStatus) -> None:
+        """What this node sees of its cluster now."""
         ...
 
     def render(self) -> tuple[bytes, str]:

@@ -24,7 +24,7 @@ class StateStore(Protocol):
     async def txn(self, txn: StateTxn) -> TxnResult:
         """Apply a transaction; on return it is on disk.
 
-        Raises: BadRequest for a key written twice, LeaseNotFound, DiskFull, StateError.
+        Raises: BadRequest for a key written twice or too much, LeaseNotFound, DiskFull, StateError.
         """
         ...
 
@@ -32,12 +32,16 @@ class StateStore(Protocol):
         """Changes below `prefix` with a revision greater than `after_revision`, in order, without gaps, for ever.
 
         An empty batch comes first of all, once the watch stands, and then now and then as a sign of life.
-        Raises: StateCompacted if that far back is no longer kept (read anew with range()).
+        Raises: StateCompacted if that far back is no longer kept, or lies ahead of the store, which then was put back
+        to an earlier state (read anew with range()). StateUnavailable when the store is lost or closed.
         """
         ...
 
     async def grant_lease(self, ttl_ms: int) -> int:
-        """A lease that ends, and its keys with it, unless it is renewed within `ttl_ms`."""
+        """A lease that ends, and its keys with it, unless it is renewed within `ttl_ms`.
+
+        Raises: BadRequest for a time that is none, or more than a day; DiskFull, StateError.
+        """
         ...
 
     async def renew_lease(self, lease_id: int) -> None:
@@ -49,5 +53,17 @@ class StateStore(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of files and connections; open watches end. Idempotent."""
+        """Let go of files and connections; open watches and later calls raise StateUnavailable. Idempotent."""
+        ...
+
+
+class SnapshotFile(Protocol):
+    """Where a node keeps the last state that it has seen, for times when nobody else can tell it."""
+
+    async def load(self) -> StateRange | None:
+        """None if there is none yet. Raises: StateCorrupt, StateTooNew, StoreError; the file is left as it is."""
+        ...
+
+    async def save(self, state: StateRange) -> None:
+        """Replace it, durably. Raises: DiskFull, StoreError; then the former one stands."""
         ...

@@ -60,6 +60,10 @@ class ModelLibrary(Protocol):
         """All models of the store. Raises: StoreError."""
         ...
 
+    async def show(self, model: str) -> dict[str, Any]:
+        """The answer of /api/show. Raises: InvalidName, ModelNotFound, StoreError, GgufError."""
+        ...
+
 
 class LocalAgent:
     """An Engine over all engines of this node. `run()` must run as a task; `close()` ends it."""
@@ -148,8 +152,8 @@ class LocalAgent:
         )
 
     async def describe(self, served_as: str) -> dict[str, Any] | None:
-        """None: the store describes its models itself."""
-        return None
+        """The store's answer of /api/show. Raises: ModelNotFound, StoreError, GgufError."""
+        return await self._library.show(served_as)
 
     def _row(self, runner: Runner) -> LoadedModel:
         spec = runner.spec

@@ -3,18 +3,33 @@
 After the first chunk errors go up as they are: part of the answer has been sent, and continuing it elsewhere is not
 there yet. A repeat takes the best engine that is left even if it has no free slot: the request has waited its turn,
 and the engine's owner has the last word on its slots.
+
+When a node is found to have gone, attempts at its engines end at once instead of at their deadlines.
 """
 
 import asyncio
 import math
-from collections.abc import Awaitable
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 import structlog
 from msgspec import Struct
 
-from ollamamax.core.errors import EngineRefused, EngineTimeout, EngineUnavailable, OllamaMaxError, Retry
+from ollamamax.core.errors import (
+    EngineError,
+    EngineRefused,
+    EngineTimeout,
+    EngineUnavailable,
+    LoadFailed,
+    NoMemory,
+    NotFound,
+    OllamaMaxError,
+    Retry,
+    ShuttingDown,
+    StoreError,
+)
 from ollamamax.core.resilience.retry_budget import Granted, Requested, RetryAsked, RetryBudget
+from ollamamax.core.routing.decide import FETCH_TIER
 from ollamamax.core.routing.predict import Sample
 from ollamamax.core.types import ChatRequest, Chunk, EmbedRequest, EmbedResult, EngineKind, GenerationStats
 from ollamamax.ports import ChunkStream, Clock, Meter
@@ -30,6 +45,8 @@ CLOSE_LIMIT_S: Final = 1.0
 """For an engine to take note that nobody reads any more."""
 SLACK: Final = 10.0
 """A first token may take so many times the predicted time, if that is more than the fixed limit."""
+FREE_ATTEMPTS: Final = 3
+"""A request may be sent so often, whatever the budget, when nodes go: who has gone gets no more work from it."""
 
 
 class DispatchConfig(Struct, frozen=True, kw_only=True):
@@ -43,15 +60,27 @@ class DispatchConfig(Struct, frozen=True, kw_only=True):
 
 
 class Dispatcher:
-    """Makes attempts until one becomes the answer. Each lease that it is given or takes ends here."""
+    """Makes attempts until one becomes the answer. Each lease that it is given or takes ends here.
 
-    def __init__(self, router: Router, budget: RetryBudget, meter: Meter, clock: Clock, config: DispatchConfig) -> None:
+    ensure: brings a model, by its key, to this node's store. Raises: ModelNotFound, StoreError, PeerError.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        budget: RetryBudget,
+        meter: Meter,
+        clock: Clock,
+        config: DispatchConfig,
+        ensure: Callable[[str], Awaitable[None]] | None = None,
+    ) -> None:
         self._router = router
         self._fleet = router.fleet
         self._budget = budget
         self._meter = meter
         self._clock = clock
         self._config = config
+        self._ensure = ensure
         self._patrol = Patrol()
 
     async def stream(self, request: ChatRequest, trip: Trip, lease: Lease) -> ChunkStream:
@@ -72,6 +101,8 @@ class Dispatcher:
                     if read[-1].done_reason:
                         trip.completed(read[-1], self._clock.now_ms())
                     yield read
+                if lease.is_lost:
+                    stall_s = 0.0
                 # After the last chunk there is nothing to wait for but the end of the stream.
                 watchdog.watch(stall_s if trip.stats is None else CLOSE_LIMIT_S)
                 read = await answer.__anext__()
@@ -84,7 +115,7 @@ class Dispatcher:
             failure = error
             if not watchdog.has_barked():
                 raise
-            failure = _silence(lease, stall_s)
+            failure = _end_of_wait(lease, stall_s)
             if trip.stats is None:
                 raise failure from None
         except OllamaMaxError as error:
@@ -107,7 +138,7 @@ class Dispatcher:
             while True:
                 answer = lease.member.engine.generate(request, lease.served_as)
                 try:
-                    read = await self._attempt(trip, lease, watchdog, _first_read(answer))
+                    read = await self._attempt(trip, lease, watchdog, self._first_read(lease, answer))
                 except OllamaMaxError as error:
                     lease = self._turn_to_next(trip, lease, error)
                 else:
@@ -123,8 +154,7 @@ class Dispatcher:
         try:
             while True:
                 try:
-                    work = lease.member.engine.embed(request, lease.served_as)
-                    result = await self._attempt(trip, lease, watchdog, work)
+                    result = await self._attempt(trip, lease, watchdog, self._vectors(lease, request))
                 except OllamaMaxError as error:
                     lease = self._turn_to_next(trip, lease, error)
                 else:
@@ -147,12 +177,15 @@ class Dispatcher:
         holders = [
             (member, model.served_as)
             for member, model in self._fleet.offers(key)
-            if member.engine_id == LOCAL or (model.loaded and member.engine.kind is not EngineKind.OPENAI)
+            if member.engine_id == LOCAL or (model.loaded and member.kind is not EngineKind.OPENAI)
         ]
-        for member, served_as in holders:
+        for member, _ in holders:
             trip.engine_id = member.engine_id
             trip.attempts += 1
-            await self._tell_unload(member, request, served_as)
+        told = (self._tell_unload(member, request, served_as) for member, served_as in holders)
+        for result in await asyncio.gather(*told, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
         last = Chunk(done_reason="unload", stats=GenerationStats())
         trip.completed(last, self._clock.now_ms())
         return [last]
@@ -166,14 +199,19 @@ class Dispatcher:
         except TimeoutError:
             raise EngineTimeout(f"engine '{member.engine_id}' did not answer within {limit_s:g} s") from None
 
-    async def _attempt(self, trip: Trip, lease: Lease, watchdog: Watchdog, work: Awaitable[_T]) -> _T:
+    async def _attempt(self, trip: Trip, lease: Lease, watchdog: Watchdog, work: Coroutine[Any, Any, _T]) -> _T:
         """`work` within the lease's limit. Its lease stays open for an OllamaMaxError, and ends for anything else.
 
-        Raises: what `work` raises; EngineTimeout.
+        Raises: what `work` raises; EngineTimeout; EngineUnavailable if the engine's node goes meanwhile.
         """
+        limit_s = self._first_limit_s(lease)
+        if lease.member.leases is not None:
+            if lease.is_lost:
+                work.close()
+                raise _end_of_wait(lease, limit_s)
+            lease.on_lost = watchdog.bark
         trip.attempts += 1
         trip.engine_id = lease.engine_id
-        limit_s = self._first_limit_s(lease)
         watchdog.watch(limit_s)
         try:
             result = await work
@@ -181,7 +219,7 @@ class Dispatcher:
             raise
         except asyncio.CancelledError:
             if watchdog.has_barked():
-                raise _silence(lease, limit_s) from None
+                raise _end_of_wait(lease, limit_s) from None
             self._fleet.abandoned(lease)
             raise
         except BaseException:
@@ -191,6 +229,25 @@ class Dispatcher:
             watchdog.rest()
         self._fleet.responded(lease)
         return result
+
+    async def _first_read(self, lease: Lease, answer: ChunkStream) -> list[Chunk]:
+        """The first read that holds a chunk. Raises: what the engine raises, EngineUnavailable if none comes."""
+        if lease.must_fetch:
+            await self._fetch(lease)
+        async for read in answer:
+            if read:
+                return read
+        raise EngineUnavailable("the engine closed the stream before it answered")
+
+    async def _vectors(self, lease: Lease, request: EmbedRequest) -> EmbedResult:
+        if lease.must_fetch:
+            await self._fetch(lease)
+        return await lease.member.engine.embed(request, lease.served_as)
+
+    async def _fetch(self, lease: Lease) -> None:
+        """Another node does so itself."""
+        if self._ensure is not None and not lease.member.node_id:
+            await self._ensure(lease.key)
 
     def _turn_to_next(self, trip: Trip, lease: Lease, error: OllamaMaxError) -> Lease:
         """End the lease of a failed attempt, and take one for the next. Raises: `error` if there is to be none."""
@@ -206,10 +263,10 @@ class Dispatcher:
     def _first_limit_s(self, lease: Lease) -> float:
         """For the first token; infinite = none.
 
-        This node's own engine may have to load even a loaded model anew (`num_ctx`).
+        A node's own engine may have to load even a loaded model anew (`num_ctx`). Fetching it counts as loading.
         """
         limit_ms = max(self._config.first_token_timeout_ms, SLACK * lease.ttft_ms)
-        if lease.is_local or not lease.was_loaded:
+        if lease.member.is_pool or not lease.was_loaded:
             if not self._config.load_timeout_ms:
                 return math.inf
             limit_ms += self._config.load_timeout_ms
@@ -217,13 +274,15 @@ class Dispatcher:
 
     def _next_lease(self, trip: Trip, lease: Lease, error: OllamaMaxError) -> Lease | None:
         """A slot for one more attempt; None if that is of no use or not allowed."""
-        if error.retry is not Retry.OTHER_ENGINE or _is_clients_fault(error):
+        if not _may_go_elsewhere(lease, error):
             return None
         trip.tried[lease.engine_id] = f"failed: {error}"
         decision = self._router.choose(trip.facts, tried=trip.tried)
         ranked = next((one for one in decision.ranked if one.has_room), decision.best)
-        if ranked is None:
+        if ranked is None or (ranked.tier == FETCH_TIER and not _is_worth_a_transfer(lease, error)):
             return None
+        if _is_free(trip, lease, error):
+            return self._router.begin(ranked, trip.facts)
         if not isinstance(self._budget.step(RetryAsked(), self._clock.now_ms()), Granted):
             _LOG.warning("no retry: the budget is spent", failed=lease.engine_id, error=str(error))
             return None
@@ -248,16 +307,34 @@ class Dispatcher:
                 self._fleet.abandoned(lease)
 
 
-def _silence(lease: Lease, limit_s: float) -> EngineTimeout:
+def _end_of_wait(lease: Lease, limit_s: float) -> EngineError:
+    """Why the watchdog barked."""
+    if lease.is_lost:
+        return EngineUnavailable(f"engine '{lease.engine_id}' is gone: its node does not answer any more")
     return EngineTimeout(f"engine '{lease.engine_id}' sent nothing for {limit_s:g} s")
 
 
-async def _first_read(answer: ChunkStream) -> list[Chunk]:
-    """The first read that holds a chunk. Raises: what the engine raises, EngineUnavailable if none comes."""
-    async for read in answer:
-        if read:
-            return read
-    raise EngineUnavailable("the engine closed the stream before it answered")
+def _may_go_elsewhere(lease: Lease, error: OllamaMaxError) -> bool:
+    """Whether the request may succeed at another engine."""
+    member = lease.member
+    if isinstance(error, NotFound):
+        return bool(member.node_id)  # what is known of another node is a moment old
+    if isinstance(error, StoreError):
+        return member.is_pool  # each node has a store of its own
+    return error.retry is Retry.OTHER_ENGINE and not _is_clients_fault(error)
+
+
+def _is_worth_a_transfer(lease: Lease, error: OllamaMaxError) -> bool:
+    """Whether the model should be brought to another node now. One that fails where it is would fail there too."""
+    if lease.must_fetch:
+        return not isinstance(error, LoadFailed)
+    return isinstance(error, NoMemory | ShuttingDown | EngineUnavailable)
+
+
+def _is_free(trip: Trip, lease: Lease, error: OllamaMaxError) -> bool:
+    """Whether a repeat costs the budget nothing: all attempts at a node fail when it goes, which is no storm."""
+    is_gone = lease.is_lost or (bool(lease.member.node_id) and isinstance(error, EngineUnavailable))
+    return is_gone and trip.attempts < FREE_ATTEMPTS
 
 
 def _is_clients_fault(error: OllamaMaxError) -> bool:

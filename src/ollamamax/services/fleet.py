@@ -1,4 +1,4 @@
-"""All engines: those of this node and the attached ones. Who has what, how busy each is, who can be reached.
+"""All engines: those of this node, the attached ones, and other nodes'. Who has what, how busy each is, who is there.
 
 The accounts of slots are kept here, synchronously, so that two decisions in a row see each other's effect. Each model
 of an engine has a breaker of its own: a model that can't be loaded must not take the engine's other models out.
@@ -6,7 +6,7 @@ of an engine has a breaker of its own: a model that can't be loaded must not tak
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -17,8 +17,10 @@ from ollamamax.core.errors import (
     EngineRefused,
     EngineTimeout,
     EngineUnavailable,
+    ModelNotFound,
     NotFound,
     OllamaMaxError,
+    ShuttingDown,
 )
 from ollamamax.core.modelspec import names
 from ollamamax.core.resilience.breaker import (
@@ -29,17 +31,20 @@ from ollamamax.core.resilience.breaker import (
     Failed,
     Responded,
     Started,
-    State,
     Succeeded,
 )
-from ollamamax.core.routing.decide import Ranked
+from ollamamax.core.routing.decide import FETCH_TIER, Ranked
 from ollamamax.core.routing.predict import Sample, learn, moved
-from ollamamax.core.types import AttachedEngine, EngineModel, FleetSnapshot, LoadedModel, ModelRecord
-from ollamamax.ports import Clock, Dice, EngineBook, EngineConnector
-from ollamamax.services.members import LOCAL, EngineStatus, Lease, LocalEngine, LocalMember, Member
+from ollamamax.core.types import AttachedEngine, LoadedModel, ModelDetails, ModelEntry, ModelRecord
+from ollamamax.ports import Clock, Dice, Engine, EngineBook, EngineConnector
+from ollamamax.services.members import LOCAL, Lease, LocalEngine, LocalMember, Member
 from ollamamax.services.probing import ProbeConfig, Prober
+from ollamamax.services.roster import Roster
 
-_LOG = structlog.get_logger(__name__)
+_LOG: Final = structlog.get_logger(__name__)
+CORDONED: Final = "is cordoned"
+DESCRIBE_LIMIT: Final = 3
+"""Engines that are asked for a description, one after the other."""
 
 
 class FleetConfig(ProbeConfig, frozen=True, kw_only=True):
@@ -48,8 +53,11 @@ class FleetConfig(ProbeConfig, frozen=True, kw_only=True):
     breaker: BreakerConfig = BreakerConfig()
 
 
-class Fleet:
-    """`open()` first, then `run()` in a task of its own; `close()` at the end. The local engine is not closed here."""
+class Fleet(Roster):
+    """`open()` first, then `run()` in a task of its own; `close()` at the end. The local engine is not closed here.
+
+    node: this node's name.  entry: what the cluster's catalog says of a model key, None if nothing.
+    """
 
     def __init__(
         self,
@@ -59,25 +67,35 @@ class Fleet:
         clock: Clock,
         dice: Dice,
         config: FleetConfig,
+        node: str = "",
+        entry: Callable[[str], ModelEntry | None] = lambda key: None,
     ) -> None:
+        self._local = LocalMember(local, node)
+        super().__init__(self._local, clock)
         self._connector = connector
         self._book = book
-        self._clock = clock
         self._config = config
-        self._local = LocalMember(local)
-        self._members: dict[str, Member] = {LOCAL: self._local}
+        self.node = node
+        self.entry = entry
         self._gone: set[Member] = set()
         """Detached, but still answering."""
         self._book_lock = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
-        self._prober = Prober(clock, dice, config, self._changed)
-        self._watcher: Callable[[], None] | None = None
+        self._prober = Prober(clock, dice, config, self._probed)
+        self._watchers: list[Callable[[], None]] = []
+        self._own_watchers: list[Callable[[], None]] = []
+        self._out = ""
+        self._is_draining = False
         self.mean_output_tokens = 0.0
         """Moving average over all finished answers, 0 = none yet."""
 
     def watch(self, watcher: Callable[[], None]) -> None:
-        """Have `watcher` called, synchronously, whenever a slot frees or engines change. One only."""
-        self._watcher = watcher
+        """Have `watcher` called, synchronously, whenever a slot frees or engines change."""
+        self._watchers.append(watcher)
+
+    def watch_own(self, watcher: Callable[[], None]) -> None:
+        """Have `watcher` called, synchronously, whenever there is something new to tell of this node's own engines."""
+        self._own_watchers.append(watcher)
 
     # --- life -------------------------------------------------------------------------------------------------
 
@@ -90,21 +108,33 @@ class Fleet:
             except OllamaMaxError as error:
                 _LOG.warning("a remembered engine can't be attached", engine=attached.name, reason=str(error))
                 continue
-            self._members[attached.name] = Member(attached.name, engine, attached)
+            self._take_in(attached, engine)
 
     async def run(self) -> None:
         """Poll attached engines until cancelled."""
-        await self._prober.run([member for member in self._members.values() if member.attached is not None])
+        await self._prober.run(self._attached())
 
     async def close(self) -> None:
-        """Stop what is under way and close the attached engines. Idempotent."""
+        """Stop what is under way and close all engines but the local one. Idempotent."""
         await self._prober.close()
-        attached = [member for member in self._members.values() if member.attached is not None]
-        await asyncio.gather(*self._closing, *(member.engine.close() for member in [*attached, *self._gone]))
+        members = [*self._attached(), *self._peers.values(), *self._gone]
+        await asyncio.gather(*self._closing, *(member.engine.close() for member in members))
 
-    def _changed(self) -> None:
-        if self._watcher is not None:
-            self._watcher()
+    def changed(self) -> None:
+        """Engines may take requests that they did not take before, or the other way round."""
+        for watcher in self._watchers:
+            watcher()
+
+    def own_changed(self) -> None:
+        """There is something new to tell of this node's own engines."""
+        for watcher in self._own_watchers:
+            watcher()
+
+    def _probed(self, member: Member) -> None:
+        if self._members.get(member.engine_id) is member:
+            self._index.update(member)
+            self.own_changed()
+        self.changed()
 
     # --- attaching --------------------------------------------------------------------------------------------
 
@@ -115,12 +145,11 @@ class Fleet:
         """
         if attached.name in self._members:
             raise Conflict(f"an engine named '{attached.name}' exists already")
-        member = Member(attached.name, self._connector.connect(attached), attached)
-        self._members[attached.name] = member
+        member = self._take_in(attached, self._connector.connect(attached))
         try:
             await self._save()
         except BaseException:
-            del self._members[attached.name]
+            self._take_out(member)
             await member.engine.close()
             raise
         await self._prober.probe(member)
@@ -135,18 +164,25 @@ class Fleet:
         member = self._members.get(name)
         if member is None or member.attached is None:
             raise EngineNotFound(f"no engine named '{name}' is attached")
-        del self._members[name]
+        self._take_out(member)
         try:
             await self._save()
         except BaseException:
-            self._members[name] = member
+            self._put(member)
             raise
         member.is_gone = True
         self._gone.add(member)
         await self._prober.forget(member)
         if not member.in_flight:
             await self._close_gone(member)
-        self._changed()
+        self.own_changed()
+        self.changed()
+
+    def _take_in(self, attached: AttachedEngine, engine: Engine) -> Member:
+        member = Member(attached.name, engine, attached, self.node)
+        member.out = self._out
+        self._put(member)
+        return member
 
     async def _close_gone(self, member: Member) -> None:
         await member.engine.close()
@@ -157,74 +193,88 @@ class Fleet:
             attached = (member.attached for member in self._members.values())
             await self._book.save(tuple(engine for engine in attached if engine is not None))
 
-    # --- what is known ----------------------------------------------------------------------------------------
+    def cordon(self, is_cordoned: bool) -> None:
+        """Whether this node's own engines are kept from new requests."""
+        out = CORDONED if is_cordoned else ""
+        if out != self._out:
+            self._out = out
+            for member in self._members.values():
+                member.out = out
+            self.changed()
 
-    def snapshot(self) -> FleetSnapshot:
-        """All facts at this moment. Cheap: made for each request."""
-        now_ms = self._clock.now_ms()
-        return FleetSnapshot(now_ms, tuple([member.facts(now_ms) for member in self._members.values()]))
+    def begin_drain(self) -> None:
+        """Take no new requests from other nodes; those under way go on."""
+        self._is_draining = True
 
-    def held_back(self, key: str) -> dict[str, str]:
-        """Engines whose breaker lets no request for the model through now, each with the reason."""
-        out = {}
-        for member in self._members.values():
-            breaker = member.breakers.get(key)
-            if breaker is not None and not breaker.allows(self._clock.now_ms()):
-                out[member.engine_id] = (
-                    "is tried by one request first, after failures"
-                    if breaker.state is State.HALF_OPEN
-                    else f"is left out for a while after {breaker.failures} failures"
-                )
-        return out
+    def tell_free_memory(self, free_bytes: int) -> None:
+        """What this node has for more models."""
+        self._local.free_memory_bytes = free_bytes
 
-    def statuses(self) -> list[EngineStatus]:
-        """Each engine for people, the local one first; without API keys."""
-        now_ms = self._clock.now_ms()
-        return [member.status(now_ms) for member in self._members.values()]
+    # --- other nodes' engines ---------------------------------------------------------------------------------
 
-    def find(self, key: str) -> tuple[Member, EngineModel] | None:
-        """The first reachable engine that offers the model, the local one first."""
-        return next(iter(self.offers(key)), None)
+    def add_peer(self, member: Member) -> None:
+        """One more, under an id that nobody has. `changed` is to follow."""
+        assert member.node_id, "this node's own engines are attached"
+        self._put(member)
 
-    def offers(self, key: str) -> list[tuple[Member, EngineModel]]:
-        """All reachable engines that offer the model, the local one first."""
-        offers = ((member, member.offers().get(key)) for member in self._members.values() if member.reachable)
-        return [(member, model) for member, model in offers if model is not None]
+    def remove_peer(self, member: Member) -> None:
+        """It is there no more. Answers under way go on. `changed` is to follow."""
+        self._take_out(member)
+        member.is_gone = True
+        self._gone.add(member)
+        if not member.in_flight:
+            self._close_soon(member)
+
+    def peer_offers(self, member: Member) -> None:
+        """What it offers may have changed. `changed` is to follow."""
+        self._index.update(member)
+
+    # --- asking -----------------------------------------------------------------------------------------------
 
     async def records(self) -> list[ModelRecord]:
-        """All models that can be asked for, one per key, the local ones first."""
+        """All models that can be asked for, one per key, the local ones first.
+
+        Servers that tell nothing but a name get a record of that name.
+        """
         await self.refresh(LOCAL)
         found: dict[str, ModelRecord] = {}
-        for member in self._members.values():
+        for member in self._all():
             if member.reachable:
-                for record in member.records():
-                    found.setdefault(names.key(record.name), record)
+                for key, model in member.offers().items():
+                    if key not in found:
+                        found[key] = model.record or ModelRecord(model.served_as, "", 0, 0, ModelDetails())
         return list(found.values())
 
     async def running(self) -> list[LoadedModel]:
         """All models in memory; of attached engines as of the last probe."""
-        return [model for member in self._members.values() if member.reachable for model in member.running()]
+        return [model for member in self._all() if member.reachable for model in member.running()]
 
     async def describe(self, model: str) -> dict[str, Any] | None:
-        """What an engine that has the model says of it; None if none has it. Raises: EngineError."""
-        found = self.find(names.key(model))
-        if found is None:
-            return None
-        member, offered = found
-        try:
-            async with asyncio.timeout(self._config.timeout_ms / 1000):
-                return await member.engine.describe(offered.served_as)
-        except TimeoutError:
-            raise EngineTimeout(f"engine '{member.engine_id}' did not answer in time") from None
+        """What an engine that has the model says of it; None if none has it, or has anything to say.
 
-    # --- asking -----------------------------------------------------------------------------------------------
+        Raises: EngineError of the last one that failed.
+        """
+        failure: EngineError | None = None
+        for member, offered in self.offers(names.key(model))[:DESCRIBE_LIMIT]:
+            try:
+                async with asyncio.timeout(self._config.timeout_ms / 1000):
+                    description = await member.engine.describe(offered.served_as)
+                if description is not None:
+                    return description
+            except TimeoutError:
+                failure = EngineTimeout(f"engine '{member.engine_id}' did not answer in time")
+            except EngineError as error:
+                failure = error
+        if failure is not None:
+            raise failure
+        return None
 
     async def local_changed(self) -> None:
         """The store's models have changed: read them anew."""
         await self._prober.probe(self._local, anew=True)
 
     async def refresh(self, engine_id: str = "") -> None:
-        """Ask one engine, or all that can be reached, for their models, unless that was done just now."""
+        """Ask one engine of this node, or all that can be reached, for their models, unless that was done just now."""
         wanted = [
             member
             for member in self._members.values()
@@ -236,20 +286,60 @@ class Fleet:
 
     def begin(self, ranked: Ranked, key: str, output_tokens: int) -> Lease:
         """Take a slot at an engine of the last decision, for one attempt."""
-        member = self._members[ranked.engine_id]
+        engine_id = ranked.engine_id
         lease = Lease(
-            member, key, ranked.served_as, output_tokens, ranked.is_loaded, ranked.ttft_ms, self._clock.now_ms()
+            self._members.get(engine_id) or self._peers[engine_id],
+            key,
+            ranked.served_as,
+            output_tokens,
+            ranked.is_loaded,
+            ranked.ttft_ms,
+            self._clock.now_ms(),
+            ranked.tier == FETCH_TIER,
         )
-        self._tell_breaker(lease, Started())
+        self._started(lease)
         return lease
+
+    def lease(self, engine_name: str, model_key: str, output_tokens: int) -> Lease:
+        """Take a slot at an engine of this node for a request that another node has sent here.
+
+        Raises: ShuttingDown, EngineNotFound, ModelNotFound, EngineUnavailable if it is left out after failures.
+        """
+        if self._is_draining:
+            raise ShuttingDown(f"node '{self.node}' is shutting down")
+        member = self._members.get(engine_name)
+        if member is None:
+            raise EngineNotFound(f"no engine named '{engine_name}' is attached to node '{self.node}'")
+        model = member.offers().get(model_key)
+        if model is not None:
+            served_as, is_loaded = model.served_as, model.loaded
+        else:
+            entry = self.entry(model_key) if member.is_pool else None
+            if entry is None:
+                raise ModelNotFound(f"model '{model_key}' not found on node '{self.node}'")
+            served_as, is_loaded = entry.name, False
+        reason = self.held_back(model_key).get(engine_name)
+        if reason is not None:
+            raise EngineUnavailable(f"engine '{engine_name}' of node '{self.node}' {reason}")
+        now_ms = self._clock.now_ms()
+        lease = Lease(member, model_key, served_as, output_tokens, is_loaded, 0.0, now_ms, must_fetch=model is None)
+        self._started(lease)
+        return lease
+
+    def _started(self, lease: Lease) -> None:
+        self._tell_breaker(lease, Started())
+        if not lease.member.node_id:
+            self.own_changed()
 
     def responded(self, lease: Lease) -> None:
         """The first chunk of the attempt came. Who waits may follow: a model that was just loaded has more slots."""
         changed = self._tell_breaker(lease, Responded(lease.began_ms))
         if not lease.was_loaded:
             lease.member.mark_loaded(lease.key)
+            if not lease.member.node_id:
+                self.own_changed()
         if changed or not lease.was_loaded:
-            self._changed()
+            self.changed()
 
     def succeeded(self, lease: Lease, sample: Sample) -> None:
         """The attempt became a whole answer."""
@@ -270,7 +360,7 @@ class Fleet:
         else:
             self._tell_breaker(lease, Abandoned(lease.began_ms))
         if isinstance(error, EngineUnavailable | EngineTimeout | EngineRefused | NotFound):
-            member.kick.set()
+            member.doubt(error)
         self._ended(lease)
 
     def abandoned(self, lease: Lease) -> None:
@@ -282,10 +372,15 @@ class Fleet:
         lease.close()
         member = lease.member
         if member.is_gone and not member.in_flight:
-            task = asyncio.get_running_loop().create_task(self._close_gone(member))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
-        self._changed()
+            self._close_soon(member)
+        if not member.node_id:
+            self.own_changed()
+        self.changed()
+
+    def _close_soon(self, member: Member) -> None:
+        task = asyncio.get_running_loop().create_task(self._close_gone(member))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def _tell_breaker(self, lease: Lease, event: Event) -> bool:
         """Whether its state changed."""
@@ -299,8 +394,3 @@ class Fleet:
         if breaker.is_clean:
             del member.breakers[lease.key]
         return changed is not None
-
-    def check_invariants(self) -> None:
-        """Each member's accounts add up. Raises: AssertionError."""
-        for member in self._members.values():
-            member.check_invariants()

@@ -1,7 +1,7 @@
 """One engine as the fleet sees it: its models, the slots taken there, its rates and breakers."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -10,11 +10,17 @@ from msgspec.structs import replace
 from ollamamax.core.modelspec import names
 from ollamamax.core.resilience.breaker import Breaker
 from ollamamax.core.routing.predict import Rates
-from ollamamax.core.types import AttachedEngine, EngineFacts, EngineModel, LoadedModel, ModelDetails, ModelRecord
+from ollamamax.core.types import (
+    AttachedEngine,
+    EngineFacts,
+    EngineKind,
+    EngineModel,
+    LoadedModel,
+)
 from ollamamax.ports import Engine
 
 LOCAL: Final = "local"
-"""The id of this node's own engines."""
+"""The id of this node's own engines, and how each node names its own among those it tells of."""
 
 
 class LocalEngine(Engine, Protocol):
@@ -39,10 +45,12 @@ class EngineStatus(Struct, frozen=True, kw_only=True):
     """One engine for people.
 
     error: of the last probe, "" if it answered.  age_ms: since it last answered one, -1 = never.  models: keys.
-    left_out: keys of models that its breakers hold back.
+    left_out: keys of models that its breakers hold back.  node: the name of the node that has it, "" where nodes have
+    none.  out: why it takes no new requests at all, "" if it does.
     """
 
     name: str
+    node: str
     kind: str
     url: str
     slots: int
@@ -55,6 +63,7 @@ class EngineStatus(Struct, frozen=True, kw_only=True):
     prefill_tps: float
     decode_tps: float
     load_ms: float
+    out: str = ""
 
 
 class Member:
@@ -62,12 +71,22 @@ class Member:
 
     confirmed_ms: when it last told its models; None before the first time.  asked_ms: when the last probe ended.
     reads: read batches of its answers so far, a sign of life.  is_gone: detached; closed once the last lease ends.
+    node_id: of the node that has it, "" = this one.  node: that node's name.  out: why it takes no new requests.
     """
 
-    def __init__(self, engine_id: str, engine: Engine, attached: AttachedEngine | None) -> None:
+    def __init__(
+        self, engine_id: str, engine: Engine, attached: AttachedEngine | None, node: str = "", node_id: str = ""
+    ) -> None:
         self.engine_id = engine_id
         self.engine = engine
         self.attached = attached
+        self.node = node
+        self.node_id = node_id
+        self.out = ""
+        self.free_memory_bytes = 0
+        """For more models; 0 = not known, or none of its own."""
+        self.leases: set[Lease] | None = None
+        """Those that are open, where somebody may have to end them all."""
         self.models: dict[str, EngineModel] = {}
         self.in_flight = 0
         self.busy: dict[str, int] = {}
@@ -95,9 +114,23 @@ class Member:
         return self.rates.load_ms
 
     @property
+    def kind(self) -> EngineKind:
+        """What stands behind it."""
+        return self.engine.kind
+
+    @property
     def has_slots_per_model(self) -> bool:
         """Whether each model has slots of its own."""
         return False
+
+    @property
+    def is_pool(self) -> bool:
+        """Whether it is a node's own engines over its own store: may load anew, and can fetch models."""
+        return False
+
+    def doubt(self, error: Exception) -> None:
+        """A request failed in a way that may mean more than that: look soon."""
+        self.kick.set()
 
     def offers(self) -> dict[str, EngineModel]:
         """Its models by key, as far as they are known now. Not to be changed."""
@@ -108,7 +141,7 @@ class Member:
         rates = self.rates
         return EngineFacts(
             self.engine_id,
-            self.engine.kind,
+            self.kind,
             self.offers(),
             self.slots,
             self.in_flight,
@@ -119,6 +152,9 @@ class Member:
             self.reachable,
             now_ms - (self.confirmed_ms if self.confirmed_ms is not None else 0.0),
             self.busy.copy() if self.has_slots_per_model else None,
+            self.node_id,
+            self.out,
+            self.free_memory_bytes,
         )
 
     def set_models(self, offered: Sequence[EngineModel]) -> None:
@@ -151,12 +187,6 @@ class Member:
         else:
             del self.busy[key]
 
-    def records(self) -> list[ModelRecord]:
-        """Its models for lists; servers that tell nothing but a name get a record of that name."""
-        return [
-            model.record or ModelRecord(model.served_as, "", 0, 0, ModelDetails()) for model in self.models.values()
-        ]
-
     def running(self) -> list[LoadedModel]:
         """Its models in memory, where it tells."""
         return [model.running for model in self.models.values() if model.running is not None]
@@ -166,7 +196,8 @@ class Member:
         held_back = (key for key, breaker in self.breakers.items() if not breaker.allows(now_ms))
         return EngineStatus(
             name=self.engine_id,
-            kind=self.engine.kind.value,
+            node=self.node,
+            kind=self.kind.value,
             url=self.attached.url if self.attached is not None else "",
             slots=self.slots,
             in_flight=self.in_flight,
@@ -178,6 +209,7 @@ class Member:
             prefill_tps=round(self.rates.prefill_tps, 1),
             decode_tps=round(self.rates.decode_tps, 1),
             load_ms=round(self.load_ms, 1),
+            out=self.out,
         )
 
     def check_invariants(self) -> None:
@@ -193,8 +225,8 @@ class Member:
 class LocalMember(Member):
     """This node's own engines: slots per model, and a list of loaded ones that is always current."""
 
-    def __init__(self, engine: LocalEngine) -> None:
-        super().__init__(LOCAL, engine, None)
+    def __init__(self, engine: LocalEngine, node: str = "") -> None:
+        super().__init__(LOCAL, engine, None, node)
         self._local = engine
         self._loaded_names: tuple[str, ...] = ()
 
@@ -211,6 +243,11 @@ class LocalMember(Member):
     @property
     def has_slots_per_model(self) -> bool:
         """Each model is a process of its own."""
+        return True
+
+    @property
+    def is_pool(self) -> bool:
+        """Yes."""
         return True
 
     def offers(self) -> dict[str, EngineModel]:
@@ -245,12 +282,36 @@ class LocalMember(Member):
 
 
 class Lease:
-    """A slot taken at an engine for one attempt; ended exactly once, through the Fleet."""
+    """A slot taken at an engine for one attempt; ended exactly once, through the Fleet.
 
-    __slots__ = ("began_ms", "is_open", "key", "left_tokens", "member", "served_as", "ttft_ms", "was_loaded")
+    must_fetch: the node does not have the model, and has to get it first.  is_lost: its node has gone.
+    on_lost: called when that happens.
+    """
+
+    __slots__ = (
+        "began_ms",
+        "is_lost",
+        "is_open",
+        "key",
+        "left_tokens",
+        "member",
+        "must_fetch",
+        "on_lost",
+        "served_as",
+        "ttft_ms",
+        "was_loaded",
+    )
 
     def __init__(
-        self, member: Member, key: str, served_as: str, tokens: int, was_loaded: bool, ttft_ms: float, began_ms: float
+        self,
+        member: Member,
+        key: str,
+        served_as: str,
+        tokens: int,
+        was_loaded: bool,
+        ttft_ms: float,
+        began_ms: float,
+        must_fetch: bool = False,
     ) -> None:
         self.member = member
         self.key = key
@@ -260,18 +321,18 @@ class Lease:
         self.ttft_ms = ttft_ms
         """Predicted."""
         self.began_ms = began_ms
+        self.must_fetch = must_fetch
         self.is_open = True
+        self.is_lost = False
+        self.on_lost: Callable[[], None] | None = None
         member.take(key, tokens)
+        if member.leases is not None:
+            member.leases.add(self)
 
     @property
     def engine_id(self) -> str:
         """Whose slot it is."""
         return self.member.engine_id
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is this node's own engine."""
-        return self.member.attached is None
 
     def progress(self, tokens: int) -> None:
         """One more read came, with about so many tokens."""
@@ -286,3 +347,5 @@ class Lease:
         assert self.is_open, "a lease ends once"
         self.is_open = False
         self.member.give_back(self.key, self.left_tokens)
+        if self.member.leases is not None:
+            self.member.leases.remove(self)

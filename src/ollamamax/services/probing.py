@@ -30,9 +30,9 @@ class ProbeConfig(Struct, frozen=True, kw_only=True):
 
 
 class Prober:
-    """Probes members and writes what they said into them. on_change: called after each probe."""
+    """Probes members and writes what they said into them. on_change: called after each probe, with who was asked."""
 
-    def __init__(self, clock: Clock, dice: Dice, config: ProbeConfig, on_change: Callable[[], None]) -> None:
+    def __init__(self, clock: Clock, dice: Dice, config: ProbeConfig, on_change: Callable[[Member], None]) -> None:
         self._clock = clock
         self._dice = dice
         self._config = config
@@ -112,7 +112,7 @@ class Prober:
         finally:
             member.asked_ms = self._clock.now_ms()
             del self._probes[member]
-        self._on_change()
+        self._on_change(member)
 
     def _failed(self, member: Member, reason: str) -> None:
         if member.reachable:

@@ -10,6 +10,7 @@ from ollamamax.core.errors import InvalidName, ModelNotFound, NoCandidate, Ollam
 from ollamamax.core.modelspec import names
 from ollamamax.core.routing.decide import Decision, Ranked, decide
 from ollamamax.core.routing.filters import NO_MODEL
+from ollamamax.core.routing.place import place
 from ollamamax.core.routing.predict import RequestFacts, RoutingConfig, prompt_tokens
 from ollamamax.core.types import ChatRequest, EmbedRequest
 from ollamamax.services.fleet import Fleet
@@ -43,14 +44,26 @@ class Router:
             output = limit
         return RequestFacts(key, prompt_tokens(texts, images) + len(request.context), output)
 
-    def choose(self, facts: RequestFacts, queued: int = 0, tried: Mapping[str, str] = _NOTHING) -> Decision:
-        """Rank the engines now. queued: requests that wait for the same model.  tried: engines to leave out, why."""
-        fleet = self.fleet
+    def choose(
+        self, facts: RequestFacts, queued: int = 0, tried: Mapping[str, str] = _NOTHING, whole: bool = False
+    ) -> Decision:
+        """Rank the engines now. queued: requests that wait for the same model.  tried: engines to leave out, why.
+
+        whole: look at engines that do not have the model too, and at all scores, so that the decision explains itself.
+        """
+        fleet, key = self.fleet, facts.model_key
         if queued:
             facts = replace(facts, queued_tokens=queued * facts.output_tokens)
-        excluded = fleet.held_back(facts.model_key)
+        excluded = fleet.held_back(key)
         excluded.update(tried)
-        return decide(facts, fleet.snapshot(), excluded, self._config)
+        snapshot = fleet.snapshot() if whole else fleet.snapshot_of(key)
+        entry = fleet.entry(key)
+        if entry is None:
+            return decide(facts, snapshot, excluded, self._config, explained=whole)
+        decision = decide(facts, snapshot, excluded, self._config, digest=entry.digest, explained=whole)
+        if decision.best is None and not decision.is_open:
+            return place(decision, snapshot.engines, fleet.stores(), excluded, entry, self._config)
+        return decision
 
     def begin(self, ranked: Ranked, facts: RequestFacts) -> Lease:
         """Take a slot there."""

@@ -44,7 +44,7 @@ class WaitingRoom:
         """What would happen to a request now: the decision, its position in the queue (0 = none) and ETA in ms."""
         key = facts.model_key
         ahead = self._admission.waiting_for(key)
-        decision = self._router.choose(facts, ahead)
+        decision = self._router.choose(facts, ahead, whole=True)
         if decision.best is None or (decision.best.has_room and not ahead):
             return decision, 0, 0.0
         return decision, ahead + 1, self._admission.eta_ms(key, ahead + 1)
@@ -60,15 +60,17 @@ class WaitingRoom:
             await self._router.fleet.refresh()
             decision = self._router.choose(facts, self._admission.waiting_for(facts.model_key))
         best = decision.best
-        if best is None:
+        if best is None and not decision.is_open:
             raise self._router.refusal(trip.model, decision)
         ticket = next(self._tickets)
-        effect = self._admission.step(Arrive(ticket, facts.model_key, best.has_room), self._clock.now_ms())
+        can_start = best is not None and best.has_room
+        effect = self._admission.step(Arrive(ticket, facts.model_key, can_start), self._clock.now_ms())
         if isinstance(effect, Reject):
             raise QueueFull
         trip.ticket = ticket
         self._tell()
         if isinstance(effect, Dispatch):
+            assert best is not None, "only who has an engine starts"
             return self._router.begin(best, facts)
         assert isinstance(effect, Queue), "who arrives starts, waits or is turned away"
         _LOG.debug("a request waits", model=facts.model_key, position=effect.position, eta_ms=effect.eta_ms)
@@ -112,6 +114,8 @@ class WaitingRoom:
                 return True
             decision = self._router.choose(trip.facts, self._admission.waiting_for(key))
             if decision.best is None:
+                if decision.is_open:
+                    continue
                 self.leave(trip)
                 future.set_exception(self._router.refusal(trip.model, decision))
                 return True

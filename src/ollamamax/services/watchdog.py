@@ -1,11 +1,8 @@
 """A deadline that moves with each read, without a timer or a task per read."""
 
 import asyncio
-from typing import Final
 
 from ollamamax.services.patrol import Patrol
-
-_NEVER: Final = float("inf")
 
 
 class Watchdog:
@@ -19,7 +16,8 @@ class Watchdog:
     def __init__(self, patrol: Patrol) -> None:
         self._loop = asyncio.get_running_loop()
         self._patrol = patrol
-        self._due_s = _NEVER
+        self._due_s: float | None = None
+        """None while there is no wait."""
         self._task: asyncio.Task[object] | None = None
         self._barked = False
 
@@ -32,7 +30,7 @@ class Watchdog:
 
     def rest(self) -> None:
         """The wait is over."""
-        self._due_s = _NEVER
+        self._due_s = None
 
     def has_barked(self) -> bool:
         """Whether a CancelledError that was just caught came from here, and from nobody else as well."""
@@ -45,11 +43,16 @@ class Watchdog:
         """No more."""
         self.has_barked()
         self._patrol.discard(self)
-        self._due_s, self._task = _NEVER, None
+        self._due_s, self._task = None, None
 
     def look(self, now_s: float) -> None:
         """For the patrol."""
-        if now_s >= self._due_s and self._task is not None and not self._task.cancelling():
+        if self._due_s is not None and now_s >= self._due_s:
+            self.bark()
+
+    def bark(self) -> None:
+        """End the wait under way now, whatever its limit; nothing happens where there is none."""
+        if self._due_s is not None and self._task is not None and not self._task.cancelling():
             self._barked = True
-            self._due_s = _NEVER
+            self._due_s = None
             self._task.cancel()

@@ -3,9 +3,20 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
-from ollamamax.settings.values import check_host, check_origin, seconds_or_duration_ms
+from ollamamax.settings.values import (
+    check_address,
+    check_cluster_name,
+    check_host,
+    check_node_name,
+    check_origin,
+    check_peer_host,
+    seconds_or_duration_ms,
+)
+
+HIDDEN = "***"
+"""What is shown of a secret."""
 
 
 def _no_bool(value: Any) -> Any:
@@ -47,6 +58,10 @@ Count = Annotated[int, BeforeValidator(_no_bool)]
 Amount = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 Host = Annotated[str, AfterValidator(check_host)]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(check_origin)], ...], BeforeValidator(_commas)]
+Addresses = Annotated[tuple[Annotated[str, AfterValidator(check_address)], ...], BeforeValidator(_commas)]
+PeerHost = Annotated[str, AfterValidator(check_peer_host)]
+NodeName = Annotated[str, AfterValidator(check_node_name)]
+ClusterName = Annotated[str, AfterValidator(check_cluster_name)]
 KeepAlive = Annotated[str, BeforeValidator(_keep_alive)]
 ContextLength = Annotated[Count, AfterValidator(_context_length)]
 Url = Annotated[str, AfterValidator(_endpoint)]
@@ -58,6 +73,7 @@ class Knob:
     """What documentation and error messages need to know of a setting, beside its type.
 
     key: dotted path.  ollama: Ollama's variable for it.  flag: of `ollamamax serve`.  default: as text.
+    is_secret: its value is never shown.
     """
 
     key: str
@@ -67,6 +83,7 @@ class Knob:
     ollama: str
     flag: str
     default: str
+    is_secret: bool = False
 
     @property
     def variable(self) -> str:
@@ -97,9 +114,11 @@ class Section(BaseModel):
 
 
 def as_text(value: Any) -> str:
-    """A value as people write it."""
+    """A value as people write it; of a secret only that there is one."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, SecretStr):
+        return HIDDEN if value else ""
     if isinstance(value, tuple):
         return ",".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value)

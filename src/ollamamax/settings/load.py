@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from ollamamax.core.errors import SettingsError
-from ollamamax.settings.knobs import Knob
+from ollamamax.settings.knobs import HIDDEN, Knob
 from ollamamax.settings.tree import Settings, fields, knobs
 from ollamamax.settings.values import ollama_flag, parse_endpoint, seconds_or_duration_ms
 
@@ -250,12 +250,14 @@ def _path(text: str, base: Path, user_home: Path) -> Path:
 
 
 def _bad_value(key: str, raw: Any, origin: str, error: ValueError) -> str:
+    known = knobs().get(key)
+    shown = HIDDEN if known is not None and known.is_secret else repr(raw)
     if isinstance(error, ValidationError):
         reason = "; ".join(dict.fromkeys(detail["msg"] for detail in error.errors()))
         reason = reason.replace("Value error, ", "").replace("Input should", "should")
     else:
         reason = str(error)
-    return f"{key} = {raw!r} ({origin}): {reason}"
+    return f"{key} = {shown} ({origin}): {reason}"
 
 
 def _unknown(what: str, name: str, where: str, known: list[str]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from ollamamax.settings.knobs import (
@@ -20,7 +21,8 @@ from ollamamax.settings.knobs import (
     as_text,
     knob,
 )
-from ollamamax.settings.values import DEFAULT_HOST, DEFAULT_PORT, seconds_or_duration_ms
+from ollamamax.settings.peer import Peer
+from ollamamax.settings.values import DEFAULT_HOST, DEFAULT_PORT, is_loopback, seconds_or_duration_ms
 
 
 class Listen(Section):
@@ -49,6 +51,12 @@ class Listen(Section):
         ollama="OLLAMA_ORIGINS",
         flag="--origins",
     )
+    insecure_public: bool = knob(
+        False,
+        "Let the public listener use an address that other machines can reach; else the start is refused.",
+        why="Whoever reaches it can run and delete models and manage the cluster, so somebody has to have decided it.",
+        flag="--insecure-public",
+    )
     max_body_bytes: Count = knob(
         64 << 20,
         "Largest request body, blobs excepted; beyond it the answer is 413.",
@@ -70,6 +78,11 @@ class Listen(Section):
         why="Service managers usually kill after 30 s or less, and unloading needs some of it.",
         ge=0,
     )
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return is_loopback(self.host)
 
 
 class Engine(Section):
@@ -269,6 +282,7 @@ class Settings(Section):
         default_text="~/.ollama/models where that exists, else models in the home",
     )
     listen: Listen = Listen()
+    peer: Peer = Peer()
     engine: Engine = Engine()
     queue: Queue = Queue()
     routing: Routing = Routing()
@@ -306,5 +320,6 @@ def knobs() -> dict[str, Knob]:
         assert isinstance(extra, dict), f"{key} is not described"
         said = {name: str(text) for name, text in extra.items()}
         said["default"] = said["default"] or as_text(field.default)
-        found[key] = Knob(key=key, meaning=field.description or "", **said)
+        is_secret = field.annotation is SecretStr
+        found[key] = Knob(key=key, meaning=field.description or "", is_secret=is_secret, **said)
     return found

@@ -4,15 +4,20 @@ Raises ValueError with a sentence that says what is allowed; the loader adds the
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
+from ollamamax.core.catalog import grammar
 from ollamamax.core.dialects.durations import keep_alive_ms
 from ollamamax.core.errors import BadRequest
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 11434
+DEFAULT_PEER_PORT: Final = 11435
+OFF: Final = "off"
 
 _SCHEME_PORTS: Final = {"http": 80, "https": 443}
 
@@ -106,6 +111,53 @@ def check_host(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?", text) or ".." in text:
         raise ValueError(f"{text!r} is neither an IP address nor a host name; write e.g. 127.0.0.1, ::1 or 0.0.0.0")
     return text
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a listener there can be reached from this machine alone."""
+    return ip_address(host).is_loopback if is_address(host) else host.lower() == "localhost"
+
+
+def check_address(text: str) -> str:
+    """An address under which others find a peer listener, in its one form; a host alone means the usual port."""
+    with _as_value_error():
+        return grammar.peer_address(grammar.address(text.strip(), DEFAULT_PEER_PORT))
+
+
+def parse_peer_listen(text: str) -> tuple[str, int]:
+    """(host, port) of --peer-listen: host:port, :port (host "": every interface), a host alone, or "off"."""
+    text = text.strip()
+    if text == OFF:
+        return OFF, DEFAULT_PEER_PORT
+    if text.startswith(":") and not is_address(text):
+        return "", _port(text[1:], DEFAULT_PEER_PORT)
+    with _as_value_error():
+        return grammar.split_address(grammar.address(text, DEFAULT_PEER_PORT))
+
+
+def check_peer_host(text: str) -> str:
+    """The same text if the peer listener can be told to listen there: a host, "" (every interface) or "off"."""
+    return text and check_host(text)
+
+
+def check_node_name(text: str) -> str:
+    """The same text if a node can be called so, or nothing."""
+    with _as_value_error():
+        return text and grammar.node_name(text)
+
+
+def check_cluster_name(text: str) -> str:
+    """The same text if a cluster can be called so."""
+    with _as_value_error():
+        return grammar.cluster_name(text)
+
+
+@contextmanager
+def _as_value_error() -> Iterator[None]:
+    try:
+        yield
+    except BadRequest as error:
+        raise ValueError(str(error)) from None
 
 
 def check_origin(text: str) -> str:

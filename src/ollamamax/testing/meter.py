@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ollamamax.core.types import Outcome, Principal
+from ollamamax.core.types import ClusterStatus, Outcome, Principal
 
 
 class MemoryMeter:
@@ -16,6 +16,7 @@ class MemoryMeter:
         self.unloads: list[tuple[str, str]] = []
         self.queues: list[tuple[int, int]] = []
         self.loaded_bytes: dict[str, int] = {}
+        self.clusters: list[ClusterStatus] = []
 
     def outcome(self, outcome: Outcome) -> None:
         """One finished request."""
@@ -44,6 +45,10 @@ class MemoryMeter:
     def loaded(self, models: Mapping[str, int]) -> None:
         """Bytes of memory by loaded model."""
         self.loaded_bytes = dict(models)
+
+    def cluster(self, status: ClusterStatus) -> None:
+        """What the node sees of its cluster."""
+        self.clusters.append(status)
 
     def render(self) -> tuple[bytes, str]:
         """Nothing to expose."""

@@ -1,7 +1,8 @@
 """A model store in memory."""
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 
 from ollamamax.core.errors import BlobNotFound, DigestMismatch, DiskFull, StoreError
 from ollamamax.core.modelspec import digests, gguf, manifest
@@ -19,6 +20,7 @@ class MemoryStore:
         self.capacity_bytes = capacity_bytes
         self._manifests: dict[str, StoredManifest] = {}
         self._blobs: dict[str, tuple[bytes, int]] = {}
+        self._partial: dict[str, bytearray] = {}
         self._now_ns = 1_700_000_000_000_000_000
 
     async def manifests(self) -> list[StoredManifest]:
@@ -62,6 +64,15 @@ class MemoryStore:
             raise StoreError(f"blob {digest} is larger than {limit_bytes} bytes")
         return data
 
+    async def read_range(self, digest: str, offset: int, length: int = -1) -> AsyncGenerator[bytes, None]:
+        """Pieces of 4 KiB. Raises: BlobNotFound, also for one that is shorter than the offset."""
+        data = self._read(digest)
+        if not 0 <= offset <= len(data):
+            raise BlobNotFound(f"blob {digest} has no byte {offset}")
+        end = len(data) if length < 0 else min(len(data), offset + length)
+        for start in range(offset, end, 4096):
+            yield data[start : min(start + 4096, end)]
+
     async def write_blob(self, body: AsyncIterator[bytes], digest: str) -> bool:
         """False if it is here already. Raises: DigestMismatch, DiskFull, and what body raises."""
         wanted = digests.normalise(digest)
@@ -72,6 +83,25 @@ class MemoryStore:
             data += piece
             self._reserve(digest, len(data))
         got = f"sha256:{_hex(bytes(data))}"
+        if got != wanted:
+            raise DigestMismatch(f'digest mismatch, expected "{wanted}", got "{got}"')
+        return self._add(wanted, bytes(data))
+
+    async def resume_blob(
+        self, digest: str, size_bytes: int, read: Callable[[int], AsyncGenerator[bytes, None]]
+    ) -> bool:
+        """What arrived before a failure stays. Raises: DigestMismatch, DiskFull, and what read() raises."""
+        wanted = digests.normalise(digest)
+        if self._touch(wanted):
+            return False
+        data = self._partial.setdefault(wanted, bytearray())
+        if len(data) < size_bytes:
+            async with aclosing(read(len(data))) as pieces:
+                async for piece in pieces:
+                    self._reserve(digest, len(data) + len(piece))
+                    data += piece
+        got = f"sha256:{_hex(bytes(data))}"
+        del self._partial[wanted]
         if got != wanted:
             raise DigestMismatch(f'digest mismatch, expected "{wanted}", got "{got}"')
         return self._add(wanted, bytes(data))

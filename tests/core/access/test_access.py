@@ -39,4 +39,4 @@ def test_a_refusal_says_who_what_and_on_what() -> None:
 
 
 def test_what_changes_something_is_known() -> None:
-    assert {Action.MANAGE_MODELS, Action.MANAGE_ENGINES} == MUTATING
+    assert {Action.MANAGE_MODELS, Action.MANAGE_ENGINES, Action.MANAGE_CLUSTER} == MUTATING

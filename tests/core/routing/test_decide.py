@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollamamax.core.routing.decide import Decision, decide
-from ollamamax.core.routing.filters import NO_MODEL, UNREACHABLE, slots_for, why_out
+from ollamamax.core.routing.filters import IN_DOUBT, NO_MODEL, OTHER_VERSION, UNREACHABLE, slots_for, why_out
 from ollamamax.core.routing.policies import Placed
 from ollamamax.core.routing.predict import MIN_LEFT_TOKENS, RequestFacts, RoutingConfig
 from ollamamax.core.routing.scorers import SCORERS, Candidate
@@ -31,11 +31,14 @@ def engine(
     load_ms: float = 0.0,
     reachable: bool = True,
     busy: dict[str, int] | None = None,
+    kind: EngineKind = EngineKind.OLLAMA,
+    node_id: str = "",
+    out: str = "",
 ) -> EngineFacts:
     offered = offered or model()
     return EngineFacts(
         engine_id,
-        EngineKind.OLLAMA,
+        kind,
         {offered.key: offered},
         slots,
         in_flight,
@@ -46,6 +49,8 @@ def engine(
         reachable,
         0.0,
         busy,
+        node_id,
+        out,
     )
 
 
@@ -63,6 +68,28 @@ def test_reasons_to_be_out() -> None:
     assert why_out(there, "other", {"a": "broken"}) == NO_MODEL
     assert why_out(engine("a", reachable=False), KEY, {}) == UNREACHABLE
     assert why_out(there, KEY, {"a": "broken", "b": "x"}) == "broken"
+    assert why_out(engine("a", out="is cordoned"), KEY, {"a": "broken"}) == "is cordoned"
+
+
+@pytest.mark.parametrize(
+    ("kind", "offered", "digest", "reason"),
+    [
+        (EngineKind.LLAMACPP, model(size_bytes=1), "", ""),
+        (EngineKind.LLAMACPP, model(size_bytes=1), "d", ""),
+        (EngineKind.LLAMACPP, model(size_bytes=1), "e", OTHER_VERSION),
+        # What other servers call a digest, and models that tell none, are not compared.
+        (EngineKind.OLLAMA, model(size_bytes=1), "e", ""),
+        (EngineKind.LLAMACPP, model(), "e", ""),
+        (EngineKind.LLAMACPP, EngineModel(KEY, KEY, True, ModelRecord(KEY, "", 1, 0, ModelDetails())), "e", ""),
+    ],
+)
+def test_only_the_version_that_the_cluster_means_counts(
+    kind: EngineKind, offered: EngineModel, digest: str, reason: str
+) -> None:
+    facts = engine("a", offered, kind=kind)
+    assert why_out(facts, KEY, {}, digest) == reason
+    decision = decide(ASKED, FleetSnapshot(0.0, (facts,)), {}, CONFIG, digest=digest)
+    assert [one.reason for one in decision.out] == ([reason] if reason else [])
 
 
 @pytest.mark.parametrize(
@@ -126,6 +153,16 @@ def test_many_who_wait_make_loading_elsewhere_worth_it() -> None:
 
 def test_ties_break_by_id() -> None:
     assert ids(choose(engine("b"), engine("c"), engine("a"))) == ["a", "b", "c"]
+    # By node first; and this node's own come before others', whatever they are called.
+    peers = engine("a/local", node_id="22"), engine("b/x", node_id="11"), engine("b/local", node_id="11")
+    assert ids(choose(*peers, engine("local"))) == ["local", "b/local", "b/x", "a/local"]
+
+
+def test_another_node_costs_a_little_more() -> None:
+    here, there = choose(engine("z"), engine("a/local", node_id="11")).ranked
+    assert here.engine_id == "z"
+    assert there.ttft_ms == pytest.approx(here.ttft_ms + CONFIG.peer_ttft_ms)
+    assert ids(choose(engine("z", in_flight=1), engine("a/local", node_id="11"))) == ["a/local", "z"]
 
 
 def test_predictions() -> None:
@@ -151,7 +188,15 @@ def test_nowhere_and_all_out_differ() -> None:
     out = choose(engine("a", reachable=False), engine("b", model(key="other")))
     assert out.best is None
     assert not out.is_nowhere
+    assert not out.is_open
     assert not choose(engine("a")).is_nowhere
+
+
+def test_while_somebody_is_in_doubt_nothing_is_settled() -> None:
+    doubtful = engine("a", reachable=False, out=IN_DOUBT)
+    assert choose(doubtful, engine("b", reachable=False)).is_open
+    assert not choose(doubtful, engine("b")).is_open
+    assert not choose(engine("b", out="is cordoned")).is_open
 
 
 def test_a_decision_explains_itself() -> None:
@@ -177,6 +222,13 @@ def test_another_policy_can_take_over() -> None:
 
     decision = decide(ASKED, FleetSnapshot(0.0, (engine("a"), engine("b"))), {}, CONFIG, ByName())
     assert ids(decision) == ["b", "a"]
+
+
+def test_what_nobody_asks_for_is_not_scored() -> None:
+    fleet = FleetSnapshot(0.0, (engine("a", in_flight=1), engine("b"), engine("c", model(loaded=False))))
+    silent, told = (decide(ASKED, fleet, {}, CONFIG, explained=explained) for explained in (False, True))
+    assert ids(silent) == ids(told)
+    assert [one.scores for one in silent.ranked] == [{}] * 3
 
 
 amounts = st.floats(0, 1e9)

@@ -1,10 +1,9 @@
-"""Makes clients of attached engines, over one shared HTTP session."""
+"""Makes clients of attached engines."""
 
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
-import aiohttp
-
-from ollamamax.adapters.engines.http import Deadlines, new_session
+from ollamamax.adapters.engines.http import Deadlines
 from ollamamax.adapters.engines.ollama import OllamaEngine
 from ollamamax.adapters.engines.openai import OpenAIEngine
 from ollamamax.core.errors import BadRequest
@@ -13,29 +12,35 @@ from ollamamax.ports import Clock, Dice, Engine
 
 
 class Connector:
-    """One per event loop. The session is made when first needed; `aclose` ends it and with it all connections."""
+    """Any number of engines, each with connections of its own; `aclose` ends those of all that still live."""
 
     def __init__(self, clock: Clock, dice: Dice, deadlines: Deadlines | None = None) -> None:
         self._clock = clock
         self._dice = dice
         self._deadlines = deadlines
-        self._session: aiohttp.ClientSession | None = None
+        self._made: WeakSet[Engine] = WeakSet()
 
     def connect(self, engine: AttachedEngine) -> Engine:
-        """The client of an engine; nothing is sent yet. Raises: BadRequest for a url that can't be used."""
+        """The client of an engine; nothing is sent yet. Raises: BadRequest for a url or a key that can't be used."""
         _check(engine)
-        if self._session is None or self._session.closed:
-            self._session = new_session()
+        try:
+            made = self._make(engine)
+        except ValueError as error:
+            raise BadRequest(f"engine {engine.name}: {error}") from None
+        self._made.add(made)
+        return made
+
+    def _make(self, engine: AttachedEngine) -> Engine:
         if engine.kind is EngineKind.OLLAMA:
-            return OllamaEngine(engine, self._session, self._deadlines)
+            return OllamaEngine(engine, self._deadlines)
         if engine.kind is EngineKind.OPENAI:
-            return OpenAIEngine(engine, self._session, self._clock, self._dice, self._deadlines)
+            return OpenAIEngine(engine, self._clock, self._dice, self._deadlines)
         raise BadRequest(f"an engine of kind {engine.kind.value} can't be attached; use ollama or openai")
 
     async def aclose(self) -> None:
-        """Close the session. Idempotent."""
-        if self._session is not None:
-            await self._session.close()
+        """Close all engines. Idempotent."""
+        for engine in tuple(self._made):
+            await engine.close()
 
 
 def _check(engine: AttachedEngine) -> None:

@@ -9,12 +9,11 @@ import sys
 from contextlib import aclosing
 from typing import Any, Final
 
-import aiohttp
 import msgspec
 
 from ollamamax.adapters.engines import llamacpp_embed
 from ollamamax.adapters.engines import llamacpp_wire as wire
-from ollamamax.adapters.engines.http import Deadlines, EngineHttp, new_session
+from ollamamax.adapters.engines.http import Deadlines, EngineHttp
 from ollamamax.adapters.engines.llamacpp_process import ChildProcess
 from ollamamax.adapters.engines.llamacpp_stream import CompletionGatherer
 from ollamamax.adapters.engines.openai_stream import EventGatherer
@@ -80,23 +79,21 @@ class LlamaCppLauncher:
         """Start a child and wait until it answers. Cancelling kills it. Raises: LoadFailed."""
         api_key = self._dice.token_hex(24)
         child = await ChildProcess.start(self._python, spec, api_key)
-        session: aiohttp.ClientSession | None = None
+        http: EngineHttp | None = None
         try:
             port = await child.port()
-            session = new_session()
             # llama.cpp offers to keep the connection of a stream and then closes it.
-            url = f"http://127.0.0.1:{port}"
-            http = EngineHttp(session, url, spec.name, api_key, _DEADLINES, keeps_streams=False)
+            http = EngineHttp(f"http://127.0.0.1:{port}", spec.name, api_key, _DEADLINES, keeps_streams=False)
             await http.get("/health", wire.health_decoder)
             props = await http.get("/props", wire.props_decoder)
         except BaseException as error:
-            if session is not None:
-                await session.close()
+            if http is not None:
+                await http.close()
             await child.kill()
             if isinstance(error, EngineError) and not isinstance(error, LoadFailed):
                 raise LoadFailed(f"model {spec.name} was loaded but its engine does not answer: {error}") from error
             raise
-        return LlamaCppEngine(spec, child, session, http, props, self._clock, self._dice)
+        return LlamaCppEngine(spec, child, http, props, self._clock, self._dice)
 
 
 class LlamaCppEngine:
@@ -106,7 +103,6 @@ class LlamaCppEngine:
         self,
         spec: LaunchSpec,
         child: ChildProcess,
-        session: aiohttp.ClientSession,
         http: EngineHttp,
         props: wire.Props,
         clock: Clock,
@@ -114,7 +110,6 @@ class LlamaCppEngine:
     ) -> None:
         self._spec = spec
         self._child = child
-        self._session = session
         self._http = http
         self._clock = clock
         self._dice = dice
@@ -175,7 +170,7 @@ class LlamaCppEngine:
     async def close(self) -> None:
         """Stop the child (closed lifeline, SIGKILL after 3 s), reap it, drop connections. Idempotent."""
         await self._child.stop()
-        await self._session.close()
+        await self._http.close()
 
     async def exited(self) -> str:
         """Returns when the child has ended, with the reason."""

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import aiohttp
 import msgspec
 
 from ollamamax.adapters.engines import ollama_wire as wire
@@ -29,13 +28,11 @@ _INPUT_TOO_LONG = "the input length exceeds the context length"
 
 
 class OllamaEngine:
-    """Requests are passed on as they are, under the model's name there. session: shared, not closed here."""
+    """Requests are passed on as they are, under the model's name there."""
 
-    def __init__(
-        self, engine: AttachedEngine, session: aiohttp.ClientSession, deadlines: Deadlines | None = None
-    ) -> None:
+    def __init__(self, engine: AttachedEngine, deadlines: Deadlines | None = None) -> None:
         self._name = engine.name
-        self._http = EngineHttp(session, engine.url.rstrip("/"), engine.name, engine.api_key, deadlines)
+        self._http = EngineHttp(engine.url, engine.name, engine.api_key, deadlines)
 
     @property
     def kind(self) -> EngineKind:
@@ -94,7 +91,8 @@ class OllamaEngine:
             return None
 
     async def close(self) -> None:
-        """Nothing of its own to release: the session is the connector's."""
+        """End its connections. Idempotent."""
+        await self._http.close()
 
 
 class LineGatherer:

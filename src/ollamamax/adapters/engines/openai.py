@@ -6,7 +6,6 @@ ids, can't be served here; token ids are not told.
 
 from typing import Any, Final
 
-import aiohttp
 import msgspec
 from msgspec import Struct
 
@@ -55,12 +54,11 @@ _models_decoder = msgspec.json.Decoder(_Models)
 
 
 class OpenAIEngine:
-    """Speaks /v1. session: shared, not closed here.  The url may end in /v1 or not."""
+    """Speaks /v1. The url may end in /v1 or not."""
 
     def __init__(
         self,
         engine: AttachedEngine,
-        session: aiohttp.ClientSession,
         clock: Clock,
         dice: Dice,
         deadlines: Deadlines | None = None,
@@ -69,7 +67,7 @@ class OpenAIEngine:
         self._clock = clock
         self._dice = dice
         base = engine.url.rstrip("/").removesuffix("/v1")
-        self._http = EngineHttp(session, f"{base}/v1", engine.name, engine.api_key, deadlines)
+        self._http = EngineHttp(f"{base}/v1", engine.name, engine.api_key, deadlines)
 
     @property
     def kind(self) -> EngineKind:
@@ -124,7 +122,8 @@ class OpenAIEngine:
         return None
 
     async def close(self) -> None:
-        """Nothing of its own to release: the session is the connector's."""
+        """End its connections. Idempotent."""
+        await self._http.close()
 
     async def _load(self, request: ChatRequest, served_as: str) -> ChunkStream:
         if request.keep_alive_ms != 0 and all(model.served_as != served_as for model in await self.models()):

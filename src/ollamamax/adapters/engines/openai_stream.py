@@ -41,6 +41,8 @@ class ToolCallGatherer:
 
     def finish(self) -> tuple[ToolCall, ...]:
         """All calls, numbered from 0; arguments default to an empty object."""
+        if not self._calls:
+            return ()
         calls = [call for _, call in sorted(self._calls.items()) if call.name]
         self._calls = {}
         return tuple(

@@ -1,14 +1,11 @@
 """The loop that all streamed answers run through: bytes, pieces, chunks."""
 
-import asyncio
-from typing import Final, Protocol
+from typing import Protocol
 
 from ollamamax.adapters.engines.http import Reply, closed_early
-from ollamamax.core.errors import EngineError, OllamaMaxError
+from ollamamax.core.errors import OllamaMaxError
 from ollamamax.core.types import Chunk
 from ollamamax.ports import ChunkStream
-
-_DRAIN_S: Final = 0.2
 
 
 class Splitter(Protocol):
@@ -48,8 +45,7 @@ async def relay(name: str, reply: Reply, splitter: Splitter, gatherer: Gatherer)
             while data := await reply.read():
                 await gatherer.feed(splitter.feed(data), chunks)
                 if gatherer.is_done:
-                    if not reply.is_over:
-                        await _drain(reply)
+                    reply.settle()
                     break
                 if chunks:
                     told, chunks = chunks, []
@@ -65,13 +61,3 @@ async def relay(name: str, reply: Reply, splitter: Splitter, gatherer: Gatherer)
             yield chunks
         raise
     yield chunks
-
-
-async def _drain(reply: Reply) -> None:
-    """Read the end of the body, which follows at once, so that the connection can be used again."""
-    try:
-        async with asyncio.timeout(_DRAIN_S):
-            while await reply.read():
-                continue
-    except (TimeoutError, EngineError):
-        return

@@ -28,7 +28,11 @@ class EventSplitter:
             buffered = buffered.replace(b"\r\n", b"\n")
         *events, rest = buffered.split(b"\n\n")
         self._rest = _bounded(rest, self._max_bytes)
-        return [found for event in events if (found := _data_of(event))]
+        return [
+            found
+            for event in events
+            if (found := event[6:] if event.startswith(b"data: ") and b"\n" not in event else _data_of(event))
+        ]
 
     def finish(self) -> list[bytes]:
         """The last event, where the stream ended without the blank line."""
@@ -63,7 +67,5 @@ def _bounded(rest: bytes, max_bytes: int) -> bytes:
 
 
 def _data_of(event: bytes) -> bytes:
-    if event.startswith(b"data: ") and b"\n" not in event:  # nearly all of them
-        return event[6:]
     fields = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
     return b"\n".join(fields)

@@ -6,7 +6,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from ollamamax.adapters.storage.files import IncomingFile, explained, sync_directory, write_file
 from ollamamax.core.errors import BlobNotFound, DigestMismatch, StoreError
@@ -63,6 +63,20 @@ class BlobFiles:
         if len(data) > limit_bytes:
             raise StoreError(f"blob {digest} is larger than {limit_bytes} bytes, which is too much for its purpose")
         return data
+
+    def open_at(self, digest: str, offset: int) -> BinaryIO:
+        """The file, to be read from the offset on. Raises: BlobNotFound, StoreError."""
+        path = self.path(digest)
+        with explained(path):
+            try:
+                file = path.open("rb")
+            except FileNotFoundError:
+                raise BlobNotFound(f"blob {digest} is not in the store") from None
+            if not 0 <= offset <= os.fstat(file.fileno()).st_size:
+                file.close()
+                raise BlobNotFound(f"blob {digest} has no byte {offset}")
+            file.seek(offset)
+            return file
 
     def put(self, data: bytes) -> tuple[str, bool]:
         """(digest, newly created). Raises: StoreError."""

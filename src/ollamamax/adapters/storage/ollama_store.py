@@ -9,7 +9,8 @@ Every file is written beside its place, synced and renamed: a crash leaves the o
 runs in threads.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
@@ -17,10 +18,12 @@ from ollamamax.adapters.storage import pruning
 from ollamamax.adapters.storage.blob_files import BlobFiles, IncomingBlob
 from ollamamax.adapters.storage.files import in_thread
 from ollamamax.adapters.storage.manifest_files import ManifestFiles
+from ollamamax.adapters.storage.partial_blob import PartialBlob
 from ollamamax.core.types import GgufFacts, ModelName
 from ollamamax.ports import StoredManifest
 
 _BUFFER_BYTES: Final = 1 << 20
+_PIECE_BYTES: Final = 256 << 10
 _CACHED_FACTS: Final = 256
 
 
@@ -61,6 +64,17 @@ class OllamaStore:
         """A small blob, whole. Raises: BlobNotFound, StoreError if larger than the limit."""
         return await in_thread(self._blobs.read, digest, limit_bytes)
 
+    async def read_range(self, digest: str, offset: int, length: int = -1) -> AsyncGenerator[bytes, None]:
+        """Pieces of a blob. Raises: BlobNotFound, also for one that is shorter than the offset; StoreError."""
+        rest = length if length >= 0 else 1 << 62
+        file = await in_thread(self._blobs.open_at, digest, offset)
+        try:
+            while rest and (piece := await in_thread(file.read, min(rest, _PIECE_BYTES))):
+                rest -= len(piece)
+                yield piece
+        finally:
+            await in_thread(file.close)
+
     async def write_blob(self, body: AsyncIterator[bytes], digest: str) -> bool:
         """Stream it in; False if it is here already. Raises: DigestMismatch, DiskFull, StoreError, and body's own."""
         if await in_thread(self._blobs.touch, digest):
@@ -78,6 +92,34 @@ class OllamaStore:
             return await in_thread(incoming.commit)
         finally:
             await in_thread(incoming.close)
+
+    async def resume_blob(
+        self, digest: str, size_bytes: int, read: Callable[[int], AsyncGenerator[bytes, None]]
+    ) -> bool:
+        """Go on where an earlier call ended. Raises: DigestMismatch, DiskFull, StoreError, and what read() raises."""
+        if await in_thread(self._blobs.touch, digest):
+            return False
+        partial = PartialBlob(self._blobs, digest, size_bytes)
+        try:
+            await in_thread(partial.open)
+            if partial.offset < size_bytes:
+                async with aclosing(read(partial.offset)) as pieces:
+                    await self._fill(partial, pieces)
+            return await in_thread(partial.commit)
+        finally:
+            await in_thread(partial.close)
+
+    async def _fill(self, partial: PartialBlob, pieces: AsyncGenerator[bytes, None]) -> None:
+        """Whatever ends the pieces, those that came are written."""
+        buffer = bytearray()
+        try:
+            async for piece in pieces:
+                buffer += piece
+                if len(buffer) >= _BUFFER_BYTES:
+                    full, buffer = buffer, bytearray()
+                    await in_thread(partial.write, full)
+        finally:
+            await in_thread(partial.write, buffer)
 
     async def put_bytes(self, data: bytes) -> tuple[str, bool]:
         """Store a small blob; (digest, newly created). Raises: DiskFull, StoreReadOnly, StoreError."""

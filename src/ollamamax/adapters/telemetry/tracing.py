@@ -35,6 +35,7 @@ class TracingMeter:
         self.unload = inner.unload
         self.queue = inner.queue
         self.loaded = inner.loaded
+        self.cluster = inner.cluster
         self.render = inner.render
 
     def outcome(self, outcome: Outcome) -> None:

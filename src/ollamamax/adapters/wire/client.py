@@ -214,12 +214,14 @@ class WireReply:
     async def read(self) -> bytes:
         """What has come of the body since the last time, or the next that comes; b"" at the end. Raises: as head()."""
         try:
-            return await self._connection.read()
+            data = await self._connection.read()
         except WireClosed:
             if not self._may_repeat():
                 raise
-        await self._repeat()
-        return await self._connection.read()
+            await self._repeat()
+            data = await self._connection.read()
+        self._request = b""
+        return data
 
     async def whole(self, limit_bytes: int) -> bytes:
         """The body to its end, or what came until there was more than the limit. Raises: as head()."""

@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
         while not self.status:
             if self._failure is not None:
                 raise self._failure
-            await self._wait()
+            await self._next()
 
     async def read(self) -> bytes:
         """What has come of the body since the last time, or the next that comes; b"" at the end.
@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
                 return b""
             if self._failure is not None:
                 raise self._failure
-            await self._wait()
+            await self._next()
         parts, self._parts, self._buffered_bytes = self._parts, [], 0
         if self._is_paused:
             self._read_on()
@@ -154,20 +154,18 @@ class Connection(asyncio.Protocol):
 
     # --- waiting ----------------------------------------------------------------------------------------------
 
-    async def _wait(self) -> None:
+    def _next(self) -> "asyncio.Future[None]":
+        """Done when there is something to see. One reader at a time."""
         self._waiting_since_s = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_later(self._limits.idle_s, self._look)
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
 
     def _look(self) -> None:
         """One timer serves all waits of a connection, one after the other: setting one for each would cost more."""
         self._timer = None
-        if self._waiter is not None:
+        if self._waiter is not None and not self._waiter.done():
             left_s = self._waiting_since_s + self._limits.idle_s - self._loop.time()
             if left_s > 0:
                 self._timer = self._loop.call_later(left_s, self._look)
@@ -175,8 +173,11 @@ class Connection(asyncio.Protocol):
                 self._fail(TimeoutError("nothing came in time"))
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -263,8 +264,10 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if self._is_complete:
             return
-        if status < _SWITCHING or _SWITCHING < status < 200:
+        if status < 200:
             self.headers = []
+            if status == _SWITCHING:
+                self._spoil("it switches protocols unasked")
             return
         self._until_close = status not in _NO_BODY
         for name, value in self.headers:
@@ -295,6 +298,6 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The end of a response, or of one that is passed over."""
-        if self.status and not self._is_complete:
+        if self.status and not self._is_complete and self._failure is None:
             self._is_complete = True
             self._keeps = self._keeps and self._parser.should_keep_alive()

@@ -24,7 +24,7 @@ def show(
     """Print every setting, its value and where that comes from.
 
     It is what `ollamamax serve` would use, started now with these options and in this environment.
-    docs/settings.md says what each one means.
+    Secrets are shown as ***. docs/settings.md says what each one means.
     """
     from ollamamax.cli.output import print_json, table
     from ollamamax.settings import load
@@ -39,7 +39,13 @@ def show(
 
 
 def _plain(value: Any) -> Any:
-    """In a form that JSON has."""
+    """In a form that JSON has; of a secret only that there is one."""
+    from pydantic import SecretStr
+
+    from ollamamax.settings.knobs import as_text
+
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, SecretStr):
+        return as_text(value)
     return list(value) if isinstance(value, tuple) else value

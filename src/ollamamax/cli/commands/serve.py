@@ -3,19 +3,40 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from ollamamax.settings import Settings
+
+
+_Config = Annotated[Path | None, typer.Option(help="Settings file. [config.toml in the home]", metavar="FILE")]
+_PublicAnyway = Annotated[
+    bool, typer.Option("--insecure-public", help="Allow an address that other machines can reach, without login.")
+]
+_PeerListen = Annotated[
+    str | None, typer.Option(help="Where other nodes reach this one; off: stay alone. [:11435]", metavar="HOST:PORT")
+]
+_Join = Annotated[
+    str | None, typer.Option(help="Become a member of a cluster first, unless it is one.", metavar="TOKEN")
+]
+_Name = Annotated[str | None, typer.Option(help="What to call this node in its cluster. [the host name]")]
+_Assignments = Annotated[
+    list[str] | None, typer.Option("--set", help="Any other setting; repeat it.", metavar="KEY=VALUE")
+]
 
 
 def command(
     host: Annotated[str | None, typer.Option(help="Address to listen on. [127.0.0.1]")] = None,
     port: Annotated[str | None, typer.Option(help="Port to listen on; 0 picks one. [11434]")] = None,
+    insecure_public: _PublicAnyway = False,
+    peer_listen: _PeerListen = None,
+    join: _Join = None,
+    name: _Name = None,
     home: Annotated[str | None, typer.Option(help="Directory of the node's data. [~/.ollamamax]")] = None,
     models: Annotated[str | None, typer.Option(help="Model store. [~/.ollama/models if it exists]")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Settings file. [config.toml in the home]", metavar="FILE")
-    ] = None,
+    config: _Config = None,
     origins: Annotated[str | None, typer.Option(help="Origins that browsers may call from, comma-separated.")] = None,
     keep_alive: Annotated[str | None, typer.Option(help="How long unused models stay in memory. [5m]")] = None,
     max_loaded_models: Annotated[str | None, typer.Option(help="Models in memory at once. [automatic]")] = None,
@@ -24,9 +45,7 @@ def command(
     max_queue: Annotated[str | None, typer.Option(help="Requests that may wait. [512]")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. [info]")] = None,
     log_format: Annotated[str | None, typer.Option(help="console or json.")] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="Any other setting; repeat it.", metavar="KEY=VALUE")
-    ] = None,
+    assignments: _Assignments = None,
     exit_on_stdin_close: Annotated[bool, typer.Option("--exit-on-stdin-close", hidden=True)] = False,
 ) -> None:
     """Start a node on this machine and serve until Ctrl-C.
@@ -37,14 +56,16 @@ def command(
 
     \b
     Examples:
-      ollamamax serve
-      ollamamax serve --host 0.0.0.0 --keep-alive 1h
+      ollamamax serve --join TOKEN                        a TOKEN is made by: ollamamax token create
+      ollamamax serve --host 0.0.0.0 --insecure-public    for a network where you trust everyone
       ollamamax serve --set engine.kv_cache_type=q8_0
     """
-    flags: dict[str, Any] = {
+    flags = {
         "listen.host": host,
         "listen.port": port,
         "listen.origins": origins,
+        "listen.insecure_public": insecure_public or None,
+        "peer.node_name": name,
         "home": home,
         "models": models,
         "engine.keep_alive": keep_alive,
@@ -55,7 +76,15 @@ def command(
         "log.level": log_level,
         "log.format": log_format,
     }
-    raise typer.Exit(_serve(flags | _assigned(assignments or [], flags), config, exit_on_stdin_close))
+    raise typer.Exit(_serve(_all(flags, peer_listen, assignments or []), config, join, exit_on_stdin_close))
+
+
+def _all(flags: dict[str, Any], peer: str | None, assignments: list[str]) -> dict[str, Any]:
+    """All that was said on the command line. Raises: SettingsError."""
+    from ollamamax.settings import peer_listen
+
+    flags = flags | peer_listen(peer)
+    return flags | _assigned(assignments, flags)
 
 
 def _assigned(assignments: list[str], flags: dict[str, Any]) -> dict[str, str]:
@@ -73,13 +102,25 @@ def _assigned(assignments: list[str], flags: dict[str, Any]) -> dict[str, str]:
     return assigned
 
 
-def _serve(flags: dict[str, Any], config: Path | None, exit_on_stdin_close: bool) -> int:
+def _serve(flags: dict[str, Any], config: Path | None, token: str | None, exit_on_stdin_close: bool) -> int:
     from ollamamax.settings import load
 
     loaded = load(flags, os.environ, config=config)
+    if token is not None:
+        _join(loaded.settings, token)
     from ollamamax.main import run_node
 
     return run_node(loaded, ready=_announce, exit_on_stdin_close=exit_on_stdin_close)
+
+
+def _join(settings: "Settings", token: str) -> None:
+    import msgspec
+
+    from ollamamax.cli import offline
+    from ollamamax.cli.cluster_words import joined_text
+
+    joined = offline.join(settings, token, name=settings.peer.node_name, force=False)
+    sys.stderr.write(joined_text(msgspec.to_builtins(joined)))
 
 
 def _announce(address: str) -> None:

@@ -8,6 +8,7 @@ model whole, where Ollama drops the keywords that its structs do not name; raw m
 from typing import Any, Final
 
 from ollamamax.core.dialects.durations import keep_alive_ms
+from ollamamax.core.dialects.plain import ollama_chat
 from ollamamax.core.dialects.reading import Fields, decode_base64, decode_object, kind_of, to_json
 from ollamamax.core.errors import BadRequest, InvalidOption, Unsupported
 from ollamamax.core.options import parse_options
@@ -69,6 +70,8 @@ def generate_request(body: bytes) -> ChatRequest:
 
 def chat_request(body: bytes) -> ChatRequest:
     """A body of /api/chat. Raises: BadRequest and its children."""
+    if (plain := ollama_chat(body)) is not None:
+        return plain
     fields = Fields(decode_object(body, "ChatRequest"), _CHAT, "ChatRequest.")
     if not fields.text("model"):
         raise BadRequest("model is required")

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from ollamamax.core.dialects.ollama import read_tools, read_top_logprobs
 from ollamamax.core.dialects.openai_messages import read_conversation
+from ollamamax.core.dialects.plain import openai_chat
 from ollamamax.core.dialects.reading import Fields, decode_object, to_json
 from ollamamax.core.errors import BadRequest
 from ollamamax.core.types import ChatRequest, Options
@@ -66,6 +67,8 @@ class ChatCompletion(Struct, frozen=True):
 
 def chat_completion(body: bytes) -> ChatCompletion:
     """A body of /v1/chat/completions. Raises: BadRequest and its children."""
+    if (plain := openai_chat(body)) is not None:
+        return ChatCompletion(*plain)
     fields = Fields(decode_object(body, "ChatCompletionRequest"), _CHAT, "ChatCompletionRequest.")
     model = fields.text("model") or ""
     messages = read_conversation(fields)

@@ -38,6 +38,7 @@
     │   ├── QueueFull          more waiting requests than the queue holds
     │   ├── NoMemory           the model does not fit beside what is in use
     │   ├── NoCandidate        every engine that has the model is out
+    │   ├── NodeBusy           another node takes no more requests now
     │   └── ShuttingDown
     ├── EngineError            an engine failed the request
     │   ├── EngineUnavailable  can't be reached, or closed before it answered
@@ -67,6 +68,7 @@ Ollama's text; elsewhere the text names the thing, the cause and the remedy.
 from ollamamax.core.errors.cluster import (
     CertificateRefused,
     LeaseNotFound,
+    NodeBusy,
     NodeConflict,
     NodeNotFound,
     PeerError,
@@ -161,6 +163,7 @@ __all__ = [
     "ModelNotFound",
     "NoCandidate",
     "NoMemory",
+    "NodeBusy",
     "NodeConflict",
     "NodeNotFound",
     "NotFound",

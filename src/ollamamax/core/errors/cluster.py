@@ -1,6 +1,6 @@
 """What goes wrong between nodes."""
 
-from ollamamax.core.errors.node import Conflict, Denied, NotFound, OllamaMaxError, Retry
+from ollamamax.core.errors.node import Busy, Conflict, Denied, NotFound, OllamaMaxError, Retry
 
 
 class NodeNotFound(NotFound):
@@ -31,6 +31,13 @@ class NodeConflict(Conflict):
     """A node's name or identity is taken."""
 
     code = "node_conflict"
+
+
+class NodeBusy(Busy):
+    """Another node takes no more requests now."""
+
+    code = "node_busy"
+    retry = Retry.OTHER_ENGINE
 
 
 class PeerError(OllamaMaxError):

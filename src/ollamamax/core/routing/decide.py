@@ -1,23 +1,26 @@
 """Which engines can answer a request, in which order, and why."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
 
-from ollamamax.core.routing.filters import NO_MODEL, slots_for, why_out
+from ollamamax.core.routing.filters import IN_DOUBT, NO_MODEL, slots_for, why_out
 from ollamamax.core.routing.policies import LeastWork, Policy
 from ollamamax.core.routing.predict import RequestFacts, RoutingConfig, predict
 from ollamamax.core.routing.scorers import SCORERS, Candidate
-from ollamamax.core.types import EngineFacts, FleetSnapshot
+from ollamamax.core.types import EngineFacts, EngineModel, FleetSnapshot
 
 DEFAULT_POLICY: Final = LeastWork()
+FETCH_TIER: Final = 2
+"""Of engines that would have to fetch the model first (core/routing/place.py): after all that have it."""
 
 
 class Ranked(Struct, frozen=True, gc=False):
     """An engine that can answer. has_room: it has a free slot now; else the request must wait for one.
 
-    scores: by scorer, in [0, 1].  ttft_ms: predicted, with the wait for a slot and for loading.
+    scores: by scorer, in [0, 1]; empty where nobody asked why.  ttft_ms: predicted, with the wait for a slot and for
+    loading.
     """
 
     engine_id: str
@@ -54,6 +57,11 @@ class Decision(Struct, frozen=True, gc=False):
         """No engine has the model, reachable or not."""
         return not self.ranked and all(one.reason == NO_MODEL for one in self.out)
 
+    @property
+    def is_open(self) -> bool:
+        """No engine can answer now, but that may change any moment, one way or the other."""
+        return not self.ranked and any(one.reason == IN_DOUBT for one in self.out)
+
     def explain(self) -> str:
         """One line for the request and one per engine, for people."""
         request = self.request
@@ -63,7 +71,7 @@ class Decision(Struct, frozen=True, gc=False):
         for place, one in enumerate(self.ranked, 1):
             scores = " ".join(f"{name}={score:.2f}" for name, score in one.scores.items())
             lines.append(
-                f"{place}. {one.engine_id}: {'loaded' if one.is_loaded else 'not loaded'}, "
+                f"{place}. {one.engine_id}: {_presence(one)}, "
                 f"{'a slot is free' if one.has_room else 'no slot is free'}, "
                 f"first token in about {one.ttft_ms:.0f} ms, then {one.tpot_ms:.0f} ms each; {scores}"
             )
@@ -77,22 +85,53 @@ def decide(
     excluded: Mapping[str, str],
     config: RoutingConfig,
     policy: Policy = DEFAULT_POLICY,
+    digest: str = "",
+    explained: bool = True,
 ) -> Decision:
-    """Filter, predict, score, rank. Pure. excluded: engine id -> why it can't be asked, beyond its facts."""
+    """Filter, predict, score, rank. Pure. excluded: engine id -> why it can't be asked, beyond its facts.
+
+    digest: of the version that the model's name stands for in the cluster, "" = not known, so any.  explained: whether
+    all scores are wanted.
+    """
+    key = request.model_key
     candidates: list[Candidate] = []
     out: list[FilteredOut] = []
     for facts in snapshot.engines:
-        reason = why_out(facts, request.model_key, excluded)
+        reason = why_out(facts, key, excluded, digest)
         if reason:
             out.append(FilteredOut(facts.engine_id, reason))
         else:
-            candidates.append(_candidate(request, facts, config))
-    ranked = tuple(
+            candidates.append(candidate(request, facts, facts.models[key], config, 0.0, explained))
+    return Decision(request, ranking(policy, candidates), tuple(out))
+
+
+def candidate(
+    request: RequestFacts,
+    facts: EngineFacts,
+    model: EngineModel,
+    config: RoutingConfig,
+    fetch_ms: float = 0.0,
+    explained: bool = True,
+) -> Candidate:
+    """An engine with its predictions and, where the decision is to be explained, its scores."""
+    slots, free = slots_for(facts, model)
+    prediction = predict(request, facts, model, slots, free, config, fetch_ms)
+    scores: dict[str, float] = {}
+    made = Candidate(facts.engine_id, facts.node_id, model, slots, free, prediction, scores)
+    if explained:
+        for name, scorer in SCORERS.items():
+            scores[name] = scorer(made)
+    return made
+
+
+def ranking(policy: Policy, candidates: Sequence[Candidate], tier: int | None = None) -> tuple[Ranked, ...]:
+    """The candidates in the policy's order. tier: that all are in, instead of the policy's."""
+    return tuple(
         [
             Ranked(
                 one.engine_id,
                 one.model.served_as,
-                placed.tier,
+                placed.tier if tier is None else tier,
                 one.model.loaded,
                 one.free > 0,
                 one.prediction.ttft_ms,
@@ -103,15 +142,9 @@ def decide(
             for one in (placed.candidate,)
         ]
     )
-    return Decision(request, ranked, tuple(out))
 
 
-def _candidate(request: RequestFacts, facts: EngineFacts, config: RoutingConfig) -> Candidate:
-    model = facts.models[request.model_key]
-    slots, free = slots_for(facts, model)
-    prediction = predict(request, facts, model, slots, free, config)
-    scores: dict[str, float] = {}
-    candidate = Candidate(facts.engine_id, model, slots, free, prediction, scores)
-    for name, scorer in SCORERS.items():
-        scores[name] = scorer(candidate)
-    return candidate
+def _presence(one: Ranked) -> str:
+    if one.tier == FETCH_TIER:
+        return "to be fetched"
+    return "loaded" if one.is_loaded else "not loaded"

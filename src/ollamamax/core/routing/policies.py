@@ -5,11 +5,11 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from ollamamax.core.routing.scorers import Candidate
+from ollamamax.core.routing.scorers import Candidate, ttft, work
 
 
 class Placed(Struct, frozen=True, gc=False):
-    """A candidate's place in the order: lower tiers first, then higher scores, then by engine id."""
+    """A candidate's place in the order: lower tiers first, then higher scores, by node (this one first), by engine."""
 
     tier: int
     score: float
@@ -20,7 +20,7 @@ class Policy(Protocol):
     """Orders candidates."""
 
     def rank(self, candidates: Sequence[Candidate]) -> list[Placed]:
-        """All of them, best first. Deterministic: equal candidates are ordered by engine id."""
+        """All of them, best first. Deterministic: equal candidates are ordered by node id, then engine id."""
         ...
 
 
@@ -36,9 +36,10 @@ class LeastWork:
 
 def _place(candidate: Candidate) -> Placed:
     if candidate.model.loaded and candidate.free:
-        return Placed(0, candidate.scores["work"], candidate)
-    return Placed(1, candidate.scores["ttft"], candidate)
+        return Placed(0, work(candidate), candidate)
+    return Placed(1, ttft(candidate), candidate)
 
 
-def _order(placed: Placed) -> tuple[int, float, str]:
-    return placed.tier, -placed.score, placed.candidate.engine_id
+def _order(placed: Placed) -> tuple[int, float, str, str]:
+    candidate = placed.candidate
+    return placed.tier, -placed.score, candidate.node_id, candidate.engine_id

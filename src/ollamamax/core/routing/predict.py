@@ -28,7 +28,9 @@ class RoutingConfig(Struct, frozen=True, kw_only=True):
     prefill_tps, decode_tps: of an engine without figures; somewhat better than a CPU with a small model, so that
     an engine that was just attached is tried soon.  load_base_ms, load_bytes_per_ms: starting an engine process,
     and reading weights from an SSD at 1 GB/s.  unknown_size_bytes: of a model whose size is not told: 8 billion
-    weights at four bits.  output_tokens: of an answer that nothing bounds.
+    weights at four bits.  output_tokens: of an answer that nothing bounds.  peer_ttft_ms: what asking another node
+    costs on top; above all it has equal engines of this node come first.  transfer_bytes_per_ms: for a model that
+    has to be fetched from another node, a network of 1 Gbit/s.
     """
 
     prefill_tps: float = 500.0
@@ -37,6 +39,8 @@ class RoutingConfig(Struct, frozen=True, kw_only=True):
     load_bytes_per_ms: float = 1_000_000.0
     unknown_size_bytes: int = 5 << 30
     output_tokens: int = 256
+    peer_ttft_ms: float = 1.0
+    transfer_bytes_per_ms: float = 100_000.0
 
 
 class RequestFacts(Struct, frozen=True, gc=False):
@@ -69,24 +73,32 @@ def prompt_tokens(texts: Iterable[str], images: int = 0) -> int:
 
 
 def predict(
-    request: RequestFacts, facts: EngineFacts, model: EngineModel, slots: int, free: int, config: RoutingConfig
+    request: RequestFacts,
+    facts: EngineFacts,
+    model: EngineModel,
+    slots: int,
+    free: int,
+    config: RoutingConfig,
+    fetch_ms: float = 0.0,
 ) -> Prediction:
-    """What the request would cost there. slots, free: for this model.
+    """What the request would cost there. slots, free: for this model.  fetch_ms: until the model has been fetched.
 
     ::
 
         wait    = 0 if a slot is free, else (tokens left + tokens queued) / slots / decode rate
-        load    = 0 if loaded, else the engine's measured load time, else base + size / reading rate
-        prefill = prompt tokens / prefill rate
+        load    = 0 if loaded, else the engine's measured load time, else base + size / reading rate; + fetch
+        prefill = prompt tokens / prefill rate, + the way to another node
         ttft    = wait + load + prefill
         work    = load + prefill + (tokens left + own output tokens) / decode rate
     """
     tpot_ms = 1000.0 / (facts.decode_tps or config.decode_tps)
     prefill_ms = 1000.0 * request.prompt_tokens / (facts.prefill_tps or config.prefill_tps)
+    if facts.node_id:
+        prefill_ms += config.peer_ttft_ms
     least_tokens = facts.in_flight * MIN_LEFT_TOKENS
     left_tokens = facts.outstanding_tokens if facts.outstanding_tokens > least_tokens else least_tokens
     wait_ms = 0.0 if free else (left_tokens + request.queued_tokens) / slots * tpot_ms
-    load_ms = 0.0 if model.loaded else facts.load_ms or estimated_load_ms(model, config)
+    load_ms = 0.0 if model.loaded else fetch_ms + (facts.load_ms or estimated_load_ms(model, config))
     return Prediction(
         wait_ms,
         load_ms,

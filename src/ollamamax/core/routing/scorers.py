@@ -13,9 +13,13 @@ HALF_MS: Final = 1000.0
 
 
 class Candidate(Struct, frozen=True, gc=False):
-    """An engine that can be asked. slots, free: for this model.  scores: by scorer, filled in by `decide`."""
+    """An engine that can be asked. slots, free: for this model.  node_id: "" = this node.
+
+    scores: by scorer, for a decision that is to be explained; else empty.
+    """
 
     engine_id: str
+    node_id: str
     model: EngineModel
     slots: int
     free: int

@@ -7,8 +7,8 @@ from msgspec import Struct
 from ollamamax.core.types.requests import ToolCall
 
 
-class TokenLogprob(Struct, frozen=True):
-    """A sampled token, its natural log probability and its rivals."""
+class TokenLogprob(Struct, frozen=True, array_like=True):
+    """A sampled token, its natural log probability and its rivals. Between nodes as an array: add fields at the end."""
 
     token: str
     logprob: float
@@ -27,8 +27,9 @@ class GenerationStats(Struct, frozen=True):
     load_ms: float = 0.0
 
 
-class Chunk(Struct, frozen=True, gc=False):
+class Chunk(Struct, frozen=True, gc=False, array_like=True):
     """A piece of an answer. The last one, and only it, has a `done_reason` ("stop", "length", "load", "unload").
+    Between nodes as an array: add fields at the end.
 
     token_ids: ids of the tokens behind this piece where the engine tells them (held-back bytes arrive with the
     piece that completes them); empty where it does not.

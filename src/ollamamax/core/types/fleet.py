@@ -45,7 +45,8 @@ class EngineFacts(Struct, frozen=True):
     outstanding_tokens: predicted tokens still to be produced for requests in flight.  prefill_tps, decode_tps:
     measured moving averages, per stream; 0 = not yet measured.  age_ms: since the model list was last confirmed.
     busy: requests in flight by model key where each model has slots of its own, so that `slots` counts for each;
-    None where all models share them.
+    None where all models share them.  node_id: of the node that has it, "" = this one.  out: why it takes no new
+    requests, whatever the model; "" = it does.  free_memory_bytes: for more models, 0 = not known.
     """
 
     engine_id: str
@@ -60,6 +61,9 @@ class EngineFacts(Struct, frozen=True):
     reachable: bool = True
     age_ms: float = 0.0
     busy: dict[str, int] | None = None
+    node_id: str = ""
+    out: str = ""
+    free_memory_bytes: int = 0
 
 
 class FleetSnapshot(Struct, frozen=True):

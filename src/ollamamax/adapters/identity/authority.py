@@ -1,0 +1,195 @@
+"""The cluster's own certificate authority: an EC P-256 key in a file, where the cluster was founded."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Final, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from ollamamax.adapters.identity import files, papers
+from ollamamax.adapters.identity.sealing import seal
+from ollamamax.core.catalog import grammar
+from ollamamax.core.errors import CertificateRefused, StoreError
+
+KEY_FILE: Final = "ca.key"
+CERTIFICATE_FILE: Final = "ca.crt"
+NODE_LIFE: Final = timedelta(days=7)
+_AUTHORITY_LIFE: Final = timedelta(days=3652)
+_BACKDATED: Final = timedelta(days=1)
+"""So that a node whose clock is hours behind believes what was signed just now."""
+_MAX_COMMON_NAME: Final = 64
+_PASSPHRASE: Final = "OLLAMAMAX_PEER__CA_PASSPHRASE"  # noqa: S105 - the setting's name
+
+
+class FileAuthority:
+    """A CertificateAuthority whose key is `ca.key` (0600; encrypted where there is a passphrase) beside `ca.crt`.
+
+    sign() takes about 0.3 ms. create() and load() sync files, and derive a key from the passphrase (0.2 s): call them
+    in a thread.
+    """
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+        self._key = key
+        self._certificate = certificate
+        self._pem = certificate.public_bytes(Encoding.PEM)
+        self._facts = papers.certificate_facts(self._pem)
+
+    @classmethod
+    def create(cls, directory: Path, cluster_id: str, cluster_name: str, passphrase: str | None, now_ns: int) -> Self:
+        """A new authority for a new cluster, kept in `directory`. A key that is there is moved aside, not deleted.
+
+        Raises: DiskFull, StoreReadOnly, StoreError.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        made = cls(key, _self_signed(key, cluster_id, cluster_name, now_ns))
+        path = directory / KEY_FILE
+        with files.explained(path):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if path.exists():  # a founding that was cut short
+                path.rename(files.aside(path))
+            files.replace(path, _encode(key, passphrase), files.SECRET_MODE)
+            files.replace(directory / CERTIFICATE_FILE, made.certificate, files.PUBLIC_MODE)
+        return made
+
+    @classmethod
+    def load(cls, directory: Path, passphrase: str | None) -> Self | None:
+        """The authority in `directory`; None where there is no key: another node has it.
+
+        A key that lies there in the clear is encrypted in place when a passphrase is given.
+        Raises: StoreError if it is damaged, readable by others, or the passphrase is wrong or missing.
+        """
+        path = directory / KEY_FILE
+        data = files.read_secret(path)
+        if data is None:
+            return None
+        key, is_clear = _decode(data, passphrase, path)
+        if passphrase and is_clear:
+            with files.explained(path):
+                files.replace(path, _encode(key, passphrase), files.SECRET_MODE)
+        beside = directory / CERTIFICATE_FILE
+        try:
+            facts = papers.certificate_facts(files.read(beside) or b"")
+        except CertificateRefused as error:
+            raise StoreError(f"{beside} is missing or damaged: take it from another node of the cluster") from error
+        if not facts.is_authority or facts.key_hash != papers.key_hash(key.public_key()):
+            raise StoreError(f"{beside} is not the certificate of {path}: take it from another node of the cluster")
+        return cls(key, x509.load_pem_x509_certificate(facts.pem))
+
+    @property
+    def certificate(self) -> bytes:
+        """The CA's certificate, PEM."""
+        return self._pem
+
+    @property
+    def key_hash(self) -> str:
+        """sha256 of the CA's public key (SPKI DER), hex."""
+        return self._facts.key_hash
+
+    def sign(self, request: bytes, node_id: str, now_ns: int) -> bytes:
+        """A certificate (PEM) for seven days: CN = node id, O = cluster id, DNS `<node id>.ollamamax`.
+
+        What the request says of its sender is ignored, save its key.
+        Raises: BadRequest for a request that can't be read, isn't signed by its own key, or whose key is no EC P-256
+        one; CertificateRefused when the authority itself has expired.
+        """
+        grammar.node_id(node_id)
+        csr = papers.load_request(request)
+        now = papers.to_time(now_ns)
+        ends = self._certificate.not_valid_after_utc
+        if now >= ends:
+            raise CertificateRefused(f"the cluster's authority has expired ({ends:%Y-%m-%d}): found a new cluster")
+        public_key = csr.public_key()
+        issuer = self._certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        leaf = (
+            x509.CertificateBuilder()
+            .subject_name(_name(self._facts.cluster_id, node_id))
+            .issuer_name(self._certificate.subject)
+            .public_key(public_key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - _BACKDATED)
+            .not_valid_after(min(now + NODE_LIFE, ends))
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(is_authority=False), critical=True)
+            .add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+                critical=False,
+            )
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(f"{node_id}.ollamamax")]), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer), critical=False)
+        )
+        return leaf.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
+
+
+def _self_signed(key: ec.EllipticCurvePrivateKey, cluster_id: str, cluster_name: str, now_ns: int) -> x509.Certificate:
+    now = papers.to_time(now_ns)
+    name = _name(cluster_id, f"{cluster_name} authority"[:_MAX_COMMON_NAME])
+    public_key = key.public_key()
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _BACKDATED)
+        .not_valid_after(now + _AUTHORITY_LIFE)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(is_authority=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .sign(key, SHA256())
+    )
+
+
+def _name(organization: str, common: str) -> x509.Name:
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization),
+            x509.NameAttribute(NameOID.COMMON_NAME, common),
+        ]
+    )
+
+
+def _usage(is_authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not is_authority,
+        key_cert_sign=is_authority,
+        crl_sign=is_authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _encode(key: ec.EllipticCurvePrivateKey, passphrase: str | None) -> bytes:
+    if passphrase:
+        return seal(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), passphrase.encode())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _decode(data: bytes, passphrase: str | None, path: Path) -> tuple[ec.EllipticCurvePrivateKey, bool]:
+    """The key, and whether it lay there in the clear."""
+    is_clear = b"ENCRYPTED" not in data
+    if not is_clear and not passphrase:
+        raise StoreError(f"{path} is encrypted: give its passphrase in {_PASSPHRASE}")
+    secret = None if is_clear or not passphrase else passphrase.encode()
+    try:
+        key = load_pem_private_key(data, password=secret)
+    except (ValueError, TypeError) as error:
+        if is_clear:
+            raise StoreError(f"{path} is damaged: restore it from a backup") from error
+        raise StoreError(f"{path} can't be decrypted: {_PASSPHRASE} is wrong, or the file is damaged") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not papers.is_suitable(key):
+        raise StoreError(f"{path} holds no EC P-256 key: restore it from a backup")
+    return key, is_clear

@@ -1,0 +1,78 @@
+"""The last state that a node has seen, in one file: a header line with the version and a sha256, then msgpack."""
+
+import asyncio
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ollamamax.core.errors import DiskFull, StateCorrupt, StateTooNew, StoreError
+from ollamamax.core.types import StateRange
+
+_MAGIC: Final = b"ollamamax-state"
+_VERSION: Final = 1
+_FULL: Final = (28, 122)  # ENOSPC, EDQUOT
+
+
+class StateSnapshotFile:
+    """A SnapshotFile: replaced as a whole (written beside, synced, renamed), mode 0600."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def load(self) -> StateRange | None:
+        """None if there is no file. Raises: StateCorrupt, StateTooNew, StoreError; the file is left as it is."""
+        return await asyncio.to_thread(self._load)
+
+    async def save(self, state: StateRange) -> None:
+        """Replace it, durably. Raises: DiskFull, StoreError; then the former one stands."""
+        await asyncio.to_thread(self._save, state)
+
+    def _load(self) -> StateRange | None:
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"can't read {self._path}: {error.strerror}") from error
+        header, _, body = data.partition(b"\n")
+        words = header.split(b" ")
+        if len(words) != 3 or words[0] != _MAGIC or not words[1].isdigit() or int(words[1]) < 1:
+            raise self._corrupt("it has no header")
+        if int(words[1]) > _VERSION:
+            raise StateTooNew(
+                f"{self._path} was written by a newer OllamaMax (format {int(words[1])}; this program knows {_VERSION})"
+            )
+        if hashlib.sha256(body).hexdigest().encode() != words[2]:
+            raise self._corrupt("its checksum does not match")
+        try:
+            return msgspec.msgpack.decode(body, type=StateRange)
+        except msgspec.MsgspecError as error:
+            raise self._corrupt(str(error)) from error
+
+    def _corrupt(self, reason: str) -> StateCorrupt:
+        return StateCorrupt(
+            f"the last known state of the cluster in {self._path} can't be read: {reason}. It was left as it is; it is "
+            "replaced as soon as the node that holds the cluster's state can be reached."
+        )
+
+    def _save(self, state: StateRange) -> None:
+        body = msgspec.msgpack.encode(state)
+        header = b"%s %d %s\n" % (_MAGIC, _VERSION, hashlib.sha256(body).hexdigest().encode())
+        temporary = ""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}-")
+            with os.fdopen(handle, "wb") as file:  # mkstemp gives mode 0600
+                file.write(header + body)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self._path)
+        except OSError as error:
+            if temporary:
+                Path(temporary).unlink(missing_ok=True)
+            kind = DiskFull if error.errno in _FULL else StoreError
+            raise kind(f"can't write {self._path}: {error.strerror}") from error

@@ -1,0 +1,23 @@
+"""What can be done where no node runs: by the node's own code, in this process."""
+
+from collections.abc import Sequence
+
+from ollamamax.core.types import FoundCluster, Joined
+from ollamamax.settings import Settings
+
+
+def join(settings: Settings, token: str, *, name: str, force: bool) -> Joined:
+    """Make the node of that home a member; nothing is done if it is one already. name: "" = as it is called.
+
+    Raises: StoreInUse if a node runs on that home, and what joining raises.
+    """
+    from ollamamax.main import join_offline
+
+    return join_offline(settings, token, name, force)
+
+
+def discover(settings: Settings, timeout_ms: int) -> Sequence[FoundCluster]:
+    """Clusters on the LAN that answer within that time. Raises: PeerError."""
+    from ollamamax.main import discover_offline
+
+    return discover_offline(settings, timeout_ms)

@@ -1,0 +1,348 @@
+"""A node's part in its cluster: papers, links and state first, then all that other nodes see and ask of it."""
+
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Final
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ollamamax import __version__
+from ollamamax.adapters.network.join_client import AiohttpJoinLink
+from ollamamax.adapters.network.peer_server import PeerServer
+from ollamamax.adapters.network.zenoh_mesh import ZenohMesh
+from ollamamax.adapters.network.zenoh_scout import ZenohScout
+from ollamamax.core.catalog.catalog import Catalog
+from ollamamax.core.errors import Conflict, NodeNotFound
+from ollamamax.core.modelspec import names
+from ollamamax.core.types import (
+    PROTOCOL_MAX,
+    PROTOCOL_MIN,
+    ClusterEvent,
+    EngineKind,
+    Joined,
+    ModelEntry,
+    NodeFacts,
+    NodeRecord,
+)
+from ollamamax.core.types import FoundCluster as Found
+from ollamamax.main.loops import Loops
+from ollamamax.main.papers import become_member, own_addresses
+from ollamamax.main.roots import Roots, Strings, founding, open_roots
+from ollamamax.ports import BlobStore, Clock, Dice, Engine, MachineProbe, NodeKeys
+from ollamamax.services import catalog_events, discovering
+from ollamamax.services.cluster import Cluster, Doors
+from ollamamax.services.cluster_models import ClusterModels
+from ollamamax.services.engine_host import EngineHost
+from ollamamax.services.events import EventLog
+from ollamamax.services.fact_sheet import FactSheet
+from ollamamax.services.fleet import Fleet
+from ollamamax.services.gateway import Gateway
+from ollamamax.services.issuing import Issuer
+from ollamamax.services.library import Library
+from ollamamax.services.membership import Membership, MembershipConfig
+from ollamamax.services.node_facts import NodeFactsSource
+from ollamamax.services.node_host import NodeHost
+from ollamamax.services.peer_engine import PeerEngine
+from ollamamax.services.peer_members import PeerMembers
+from ollamamax.services.renewal import Renewal
+from ollamamax.services.standing import Standing
+from ollamamax.services.state_host import StateHost
+from ollamamax.services.transfer import Transfer, TransferHost
+from ollamamax.settings import Settings
+
+_LOG: Final = structlog.get_logger("cluster")
+_GRACE_MS: Final = 2_000.0
+_INSTANCE_BYTES: Final = 8
+_TRIES: Final = 50
+
+
+class NodeParts(Struct, frozen=True, kw_only=True):
+    """What the rest of the node is made of. is_draining: whether it takes no new requests."""
+
+    fleet: Fleet
+    gateway: Gateway
+    library: Library
+    store: BlobStore
+    machine: MachineProbe
+    is_draining: Callable[[], bool]
+
+
+class ClusterPart:
+    """Made by open(); enter() connects it to the rest of the node. cluster, models: what the API talks to, then."""
+
+    cluster: Cluster
+    models: ClusterModels
+
+    def __init__(self, settings: Settings, roots: Roots, strings: Strings, clock: Clock, dice: Dice) -> None:
+        self._settings = settings
+        self._roots = roots
+        self._strings = strings
+        self._clock = clock
+        self._dice = dice
+        self._me = roots.me
+        self._link = roots.link
+        self.replica = roots.replica
+        self._instance = dice.token_hex(_INSTANCE_BYTES)
+        self._events = EventLog()
+        self._port = settings.peer.port or free_pair(settings.peer.host)
+
+    @classmethod
+    async def open(cls, settings: Settings, clock: Clock, dice: Dice, stack: AsyncExitStack) -> "ClusterPart":
+        """Its roots. Raises: StoreError, StateError, CertificateRefused."""
+        strings = Strings()
+        return cls(settings, await open_roots(settings, clock, dice, strings, stack), strings, clock, dice)
+
+    @property
+    def name(self) -> str:
+        """Of this node."""
+        record = self.replica.catalog.nodes.get(self._me.node_id)
+        return record.name if record is not None else self._me.name
+
+    def entry(self, key: str) -> ModelEntry | None:
+        """What the cluster knows of a model key."""
+        return self.replica.catalog.models.get(key)
+
+    def begin_drain(self) -> None:
+        """Tell the others."""
+        self._sheet.touch()
+        self._events.close()
+
+    # --- then: everything that other nodes see and ask of this one ----------------------------------------------------
+
+    async def enter(self, node: NodeParts, loops: Loops, stack: AsyncExitStack, start_anew: Callable[[], None]) -> None:
+        """Be there for the others. What is started ends with `loops` and the stack.
+
+        Raises: Conflict for a port in use, NodeConflict if another process is this node, StoreError, StateError.
+        """
+        me, clock, dice = self._me, self._clock, self._dice
+        self._loops = loops
+        loops.start(self.replica.run(), "replica")
+        if self._roots.authority is not None and self.replica.catalog.meta is None:
+            await self._roots.control.run(founding(self._settings, self._roots, clock.wall_ns()))
+        self.replica.watch(self._on_catalog)
+        self.replica.watch_contact(self._on_contact)
+        self._issuer = Issuer(
+            authority=self._roots.authority,
+            store=self._roots.papers,
+            identity=me,
+            control=self._roots.control,
+            replica=self.replica,
+            link=self._link,
+            clock=clock,
+            dice=dice,
+            version=__version__,
+        )
+        self._renewal = Renewal(self._roots.papers, me, self._issuer, self._on_renewed, clock, dice)
+        await self._renewal.start()
+        standing = Standing(
+            me.node_id,
+            self._instance,
+            __version__,
+            self._addresses,
+            self._roots.state,
+            self.replica,
+            self._roots.control,
+            self._link,
+        )
+        await standing.require_sole()
+        self._node = node
+        facts = NodeFactsSource(node.fleet, node.machine, self._base_facts)
+        await facts.measure()
+        await self._meet_the_others(node, facts, stack)
+        await self._listen(node, stack)
+        self.cluster = Cluster(
+            me.node_id,
+            self.replica,
+            self._roots.control,
+            self._membership,
+            self._issuer,
+            self._events,
+            facts,
+            clock,
+            self._doors(start_anew),
+        )
+        for name, work in (
+            ("facts", facts.run()),
+            ("fact sheet", self._sheet.run()),
+            ("membership", self._membership.run()),
+            ("renewal", self._renewal.run()),
+            ("models", self.models.run()),
+            ("standing", standing.run()),
+        ):
+            loops.start(work, name)
+        stack.push_async_callback(standing.close)
+
+    async def _meet_the_others(self, node: NodeParts, facts: NodeFactsSource, stack: AsyncExitStack) -> None:
+        """Links, soft state, and the models of others as engines of this node."""
+        mesh = ZenohMesh()
+        stack.push_async_callback(mesh.close)
+        self._membership = Membership(
+            self._me.node_id,
+            mesh,
+            self._link,
+            self.replica,
+            self._clock,
+            self._dice,
+            self._membership_config(),
+            self._events.add,
+        )
+        self._strings.holder = self._holder
+        self._sheet = FactSheet(facts, mesh, self._clock)
+        node.fleet.watch_own(self._sheet.touch)
+        self._peers = PeerMembers(node.fleet, self._membership, self._peer_engine, self._own_record)
+        self._transfer = Transfer(
+            node.store, self._link, self._clock, self.entry, self._holders, node.fleet.local_changed
+        )
+        stack.push_async_callback(self._transfer.close)
+        self.models = ClusterModels(
+            node.library,
+            node.store,
+            self._roots.control,
+            self.replica,
+            self._link,
+            self._clock,
+            self._peers.having,
+            node.fleet.local_changed,
+        )
+
+    async def _listen(self, node: NodeParts, stack: AsyncExitStack) -> None:
+        """Raises: Conflict, SettingsError."""
+        me = self._me
+        methods = [
+            self._issuer.methods(),
+            EngineHost(node.fleet, self._clock, ensure=self.ensure).methods(),
+            NodeHost(
+                me.node_id, self._instance, __version__, lambda: self.replica.catalog.revision, node.is_draining
+            ).methods(),
+            TransferHost(node.store).methods(),
+            self.models.methods(),
+            self._sheet.methods(),
+        ]
+        if self._roots.authority is not None:
+            methods.append(StateHost(self._roots.state).methods())
+        self._server = PeerServer(methods, self._renewal.keys, self._is_revoked)
+        stack.push_async_callback(self._server.close, _GRACE_MS)
+        peer = self._settings.peer
+        self._strings.drop = self._server.drop
+        await self._server.start(peer.host, self._port)
+        _LOG.info("other nodes are heard", node=self.name, port=self._port, addresses=list(self._addresses()))
+
+    def _membership_config(self) -> MembershipConfig:
+        peer = self._settings.peer
+        return MembershipConfig(
+            keys=lambda: self._renewal.keys,
+            listen=f"{peer.host}",
+            seeds=peer.seeds,
+            multicast=peer.multicast,
+            lease_ms=int(peer.lease_s * 1000),
+        )
+
+    # --- what the parts ask of each other -----------------------------------------------------------------------------
+
+    async def ensure(self, key: str) -> None:
+        """Have a model in this node's store. Raises: ModelNotFound, StoreError, PeerError."""
+        await self._transfer.ensure(key)
+
+    def _holders(self, entry: ModelEntry) -> Sequence[NodeRecord]:
+        return self._peers.having(names.key(entry.name), entry.digest)
+
+    def _own_record(self) -> NodeRecord | None:
+        return self.replica.catalog.nodes.get(self._me.node_id)
+
+    def _record(self, node_id: str) -> NodeRecord:
+        """Where a node is found now: where it says, then where the state says. Raises: NodeNotFound."""
+        record = self.replica.catalog.nodes.get(node_id)
+        if record is None:
+            raise NodeNotFound(f"node {node_id} is no member of the cluster any more")
+        view = self._membership.peers().get(node_id)
+        if view is None or view.facts is None or view.facts.addresses == record.addresses:
+            return record
+        return replace(record, addresses=tuple(dict.fromkeys((*view.facts.addresses, *record.addresses))))
+
+    def _holder(self) -> NodeRecord | None:
+        holder = self.replica.catalog.holder
+        return self._record(holder.node_id) if holder is not None else None
+
+    def _peer_engine(self, node_id: str, engine_name: str) -> Engine:
+        view = self._membership.peers().get(node_id)
+        engines = view.facts.engines if view is not None and view.facts is not None else ()
+        kind = next((engine.kind for engine in engines if engine.name == engine_name), EngineKind.LLAMACPP)
+        return PeerEngine(self._link, lambda: self._record(node_id), engine_name, kind)
+
+    def _base_facts(self) -> NodeFacts:
+        return NodeFacts(
+            node_id=self._me.node_id,
+            instance=self._instance,
+            name=self.name,
+            version=__version__,
+            protocol_min=PROTOCOL_MIN,
+            protocol_max=PROTOCOL_MAX,
+            addresses=self._addresses(),
+            role=self._membership.role,
+            revision=self.replica.catalog.revision,
+            draining=self._node.is_draining(),
+            queued=self._node.gateway.load()[0],
+        )
+
+    def _addresses(self) -> tuple[str, ...]:
+        return own_addresses(self._settings, self._port)
+
+    def _is_revoked(self, node_id: str, key_hash: str) -> bool:
+        revoked = self.replica.catalog.revoked
+        return node_id in revoked or any(one.key_hash == key_hash for one in revoked.values())
+
+    async def _on_renewed(self, keys: NodeKeys) -> None:
+        self._link.replace_keys(keys)
+        self._server.replace_keys(keys)
+        await self._membership.reopen()
+
+    def _on_catalog(self, old: Catalog, new: Catalog) -> None:
+        for event in catalog_events.changes(old, new, self._clock.wall_ns()):
+            self._events.add(event)
+        for node_id in new.revoked.keys() - old.revoked.keys():
+            self._loops.start(self._link.forget(node_id), f"forget {node_id}")
+        if old.nodes.get(self._me.node_id) != new.nodes.get(self._me.node_id):
+            self._peers.sync()
+
+    def _on_contact(self, is_there: bool) -> None:
+        holder = self.replica.catalog.holder
+        name = holder.name if holder is not None else ""
+        kind, what = ("holder_back", "is there again") if is_there else ("holder_lost", "can't be reached")
+        text = f"{name or 'the node'} that holds the state {what}"
+        self._events.add(ClusterEvent(at_ns=self._clock.wall_ns(), kind=kind, node=name, text=text))
+        if is_there:
+            self.models.touch()
+
+    def _doors(self, start_anew: Callable[[], None]) -> Doors:
+        settings, clock, dice = self._settings, self._clock, self._dice
+
+        async def join(token: str, name: str, force: bool) -> Joined:
+            return await become_member(settings, token, name, force, self._addresses(), clock, dice)
+
+        async def discover(timeout_ms: float) -> Sequence[Found]:
+            link = AiohttpJoinLink()
+            return await discovering.discover(ZenohScout(), link, self._roots.papers, timeout_ms, self._me.cluster_id)
+
+        return Doors(
+            certificate_expires_ns=lambda: self._renewal.keys.expires_ns,
+            join=join,
+            discover=discover,
+            start_anew=start_anew,
+        )
+
+
+def free_pair(host: str) -> int:
+    """A port that is free now, and the next one too: for the peer listener and the mesh. Raises: Conflict."""
+    for _ in range(_TRIES):
+        with socket.socket() as first, socket.socket() as second:
+            first.bind((host if host not in ("", "::") else "0.0.0.0", 0))
+            port = int(first.getsockname()[1])
+            try:
+                second.bind((first.getsockname()[0], port + 1))
+            except (OSError, OverflowError):
+                continue
+            return port
+    raise Conflict("no two free ports in a row were found for the peer listener; choose one with --peer-listen")

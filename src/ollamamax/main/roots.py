@@ -1,0 +1,91 @@
+"""What a node's part in its cluster stands on: its papers, its links, and the state that the cluster agreed on."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+from msgspec import Struct
+
+from ollamamax import __version__
+from ollamamax.adapters.identity.authority import FileAuthority
+from ollamamax.adapters.identity.node_identity import FileIdentityStore
+from ollamamax.adapters.network.peer_link import TlsPeerLink
+from ollamamax.adapters.state.remote_state import RemoteState
+from ollamamax.adapters.state.sqlite_state import SqliteState
+from ollamamax.core.catalog.commands import FoundCluster
+from ollamamax.core.types import ClusterMeta, NodeRecord
+from ollamamax.main.papers import cluster_home, identity, snapshot_file
+from ollamamax.ports import Clock, Dice, Identity, StateStore
+from ollamamax.services.control import Control
+from ollamamax.services.renewal import require_current
+from ollamamax.services.replica import Replica
+from ollamamax.settings import Settings
+
+
+class Roots(Struct, frozen=True, kw_only=True):
+    """authority: None where another node has the key, and with it the state."""
+
+    me: Identity
+    papers: FileIdentityStore
+    authority: FileAuthority | None
+    link: TlsPeerLink
+    state: StateStore
+    replica: Replica
+    control: Control
+
+
+class Strings:
+    """What the roots call before the rest stands. drop: closes the connections of a removed node.  holder: who holds
+    the state, and where it is now.
+    """
+
+    def __init__(self) -> None:
+        self.drop: Callable[[str], Awaitable[None]] = _nothing_to_drop
+        self.holder: Callable[[], NodeRecord | None] | None = None
+
+
+async def _nothing_to_drop(node_id: str) -> None:
+    """Nobody is connected yet."""
+
+
+async def open_roots(settings: Settings, clock: Clock, dice: Dice, strings: Strings, stack: AsyncExitStack) -> Roots:
+    """Who this node is, and what its cluster has agreed on as far as it can know now; the stack closes it.
+
+    Raises: StoreError, StateError, CertificateRefused.
+    """
+    papers = FileIdentityStore(cluster_home(settings))
+    me, authority = await identity(settings, papers, clock, dice)
+    link = TlsPeerLink(me.keys, lambda node_id: strings.drop(node_id))
+    stack.push_async_callback(link.close)
+    if authority is not None:
+        state: StateStore = await SqliteState.open(cluster_home(settings) / f"{me.cluster_id}.db", clock)
+    else:
+        require_current(me.keys, clock.wall_ns())
+        state = RemoteState(link, lambda: strings.holder() if strings.holder is not None else replica.catalog.holder)
+    stack.push_async_callback(state.close)
+    snapshots = snapshot_file(settings, me.cluster_id)
+    if await snapshots.load() is None and (joined := await asyncio.to_thread(papers.joined_state)) is not None:
+        await snapshots.save(joined)
+    replica = Replica(state, snapshots, clock, dice)
+    await replica.open()
+    stack.push_async_callback(replica.close)
+    control = Control(state, replica, dice)
+    return Roots(me=me, papers=papers, authority=authority, link=link, state=state, replica=replica, control=control)
+
+
+def founding(settings: Settings, roots: Roots, now_ns: int) -> FoundCluster:
+    """The first command of a new cluster."""
+    me = roots.me
+    meta = ClusterMeta(
+        cluster_id=me.cluster_id, name=settings.peer.cluster_name, created_ns=now_ns, holder_id=me.node_id
+    )
+    node = NodeRecord(
+        node_id=me.node_id,
+        name=me.name,
+        addresses=(),
+        sequence=1,
+        joined_ns=me.joined_ns,
+        key_hash=roots.papers.facts(me.keys.certificate).key_hash,
+        version=__version__,
+    )
+    return FoundCluster(meta, node)

@@ -1,0 +1,39 @@
+"""What a change of the catalog means to people."""
+
+from collections.abc import Iterator
+
+from ollamamax.core.catalog.catalog import Catalog
+from ollamamax.core.types import ClusterEvent
+
+
+def changes(old: Catalog, new: Catalog, at_ns: int) -> Iterator[ClusterEvent]:
+    """The events between two states, nodes in the order of joining."""
+    if old.nodes is not new.nodes:
+        for node_id, record in new.nodes.items():
+            before = old.nodes.get(node_id)
+            if before is None:
+                where = f" from {record.addresses[0]}" if record.addresses else ""
+                yield _event(at_ns, "joined", record.name, f"{record.name} joined{where}")
+                continue
+            if before.name != record.name:
+                yield _event(at_ns, "renamed", record.name, f"{before.name} is called {record.name} now")
+            if before.cordoned != record.cordoned:
+                kind = "cordoned" if record.cordoned else "uncordoned"
+                yield _event(at_ns, kind, record.name, f"{record.name} was {kind}")
+            if before.labels != record.labels:
+                labels = ", ".join(f"{key}={value}" for key, value in sorted(record.labels.items())) or "none"
+                yield _event(at_ns, "labelled", record.name, f"labels of {record.name}: {labels}")
+            if before.addresses != record.addresses:
+                where = ", ".join(record.addresses)
+                yield _event(at_ns, "moved", record.name, f"{record.name} is found at {where}")
+    for node_id in new.revoked.keys() - old.revoked.keys():
+        name = new.revoked[node_id].name
+        yield _event(at_ns, "removed", name, f"{name} was removed: its certificate is refused")
+    for key in sorted(new.models.keys() - old.models.keys()):
+        yield _event(at_ns, "model_added", "", f"model {new.models[key].name} is known")
+    for key in sorted(old.models.keys() - new.models.keys()):
+        yield _event(at_ns, "model_removed", "", f"model {old.models[key].name} was deleted")
+
+
+def _event(at_ns: int, kind: str, node: str, text: str) -> ClusterEvent:
+    return ClusterEvent(at_ns=at_ns, kind=kind, node=node, text=text)

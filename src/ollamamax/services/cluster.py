@@ -1,0 +1,221 @@
+"""The cluster for people: who is in it, how it is, and what an operator changes. Joins what the other services know."""
+
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from ollamamax.core.catalog.commands import RemoveNode, SetCordon, SetLabels
+from ollamamax.core.membership.detector import PeerState
+from ollamamax.core.types import (
+    ClusterEvent,
+    ClusterStatus,
+    FoundCluster,
+    Joined,
+    NewToken,
+    NodeEngine,
+    NodeFacts,
+    NodeRecord,
+    NodeState,
+    NodeView,
+    TokenView,
+)
+from ollamamax.ports import Clock
+from ollamamax.services.control import Control
+from ollamamax.services.events import EventLog
+from ollamamax.services.issuing import Issuer
+from ollamamax.services.membership import Membership
+from ollamamax.services.replica import Replica
+
+_STATES: Final = {
+    PeerState.ALIVE: NodeState.READY,
+    PeerState.SUSPECT: NodeState.SUSPECT,
+    PeerState.GONE: NodeState.GONE,
+}
+
+
+class Doors(Struct, frozen=True, kw_only=True):
+    """What the composition root gives. certificate_expires_ns: of this node's papers now.
+
+    join: token, name, force.  discover: timeout_ms.  start_anew: ends this node's life in its present cluster; it
+    begins the next one by itself.
+    """
+
+    certificate_expires_ns: Callable[[], int]
+    join: Callable[[str, str, bool], Awaitable[Joined]]
+    discover: Callable[[float], Awaitable[Sequence[FoundCluster]]]
+    start_anew: Callable[[], None]
+
+
+class Cluster:
+    """node_id: this node's.  facts: what this node tells of itself now."""
+
+    def __init__(
+        self,
+        node_id: str,
+        replica: Replica,
+        control: Control,
+        membership: Membership,
+        issuer: Issuer,
+        events: EventLog,
+        facts: Callable[[], NodeFacts],
+        clock: Clock,
+        doors: Doors,
+    ) -> None:
+        self._node_id = node_id
+        self._replica = replica
+        self._control = control
+        self._membership = membership
+        self._issuer = issuer
+        self._events = events
+        self._facts = facts
+        self._clock = clock
+        self._doors = doors
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    def nodes(self) -> Sequence[NodeView]:
+        """All members in the order of joining, those that are gone included."""
+        return [self._view(record) for record in self._replica.catalog.nodes.values()]
+
+    def node(self, node: str) -> NodeView:
+        """One of them, by name or id. Raises: NodeNotFound."""
+        return self._view(self._replica.catalog.node(node))
+
+    def status(self) -> ClusterStatus:
+        """The whole."""
+        catalog = self._replica.catalog
+        views = self.nodes()
+        there = [view for view in views if view.state is not NodeState.GONE]
+        own = self._facts()
+        meta, holder = catalog.meta, catalog.holder
+        lost_since_ms = self._replica.lost_since_ms
+        return ClusterStatus(
+            cluster_id=meta.cluster_id if meta is not None else "",
+            name=meta.name if meta is not None else "",
+            created_ns=meta.created_ns if meta is not None else 0,
+            this=own.name,
+            holder=holder.name if holder is not None else "",
+            holder_reachable=lost_since_ms is None,
+            holder_lost_ms=self._clock.now_ms() - lost_since_ms if lost_since_ms is not None else 0.0,
+            revision=catalog.revision,
+            role=own.role,
+            certificate_expires_ns=self._doors.certificate_expires_ns(),
+            nodes=dict(Counter(view.state.value for view in views)),
+            versions=dict(Counter(view.version for view in views)),
+            queued=sum(view.queued for view in there),
+            in_flight=sum(view.slots_used for view in there),
+            slots=sum(view.slots for view in there),
+            degraded=tuple(self.degraded()),
+        )
+
+    def degraded(self) -> list[str]:
+        """What does not work now, in sentences."""
+        catalog = self._replica.catalog
+        if self._node_id not in catalog.nodes and self._node_id in catalog.revoked:
+            return ["this node was removed from the cluster: the others refuse it; it can join anew with a token"]
+        if self._replica.lost_since_ms is None:
+            return []
+        holder = catalog.holder
+        name = f"node '{holder.name}', which holds the cluster's state," if holder is not None else "the state's holder"
+        return [f"{name} can't be reached: answers go on, but nothing of the cluster can be changed"]
+
+    def recent_events(self) -> Sequence[ClusterEvent]:
+        """What this node remembers of what happened, oldest first."""
+        return self._events.recent()
+
+    def events(self, after_ns: int) -> AsyncGenerator[ClusterEvent, None]:
+        """The remembered ones after `after_ns`, then each as it happens, until the node begins to stop."""
+        return self._events.follow(after_ns)
+
+    async def discover(self, timeout_ms: int) -> Sequence[FoundCluster]:
+        """Clusters on the LAN that answer within that time. Raises: PeerUnavailable."""
+        return await self._doors.discover(timeout_ms)
+
+    # --- changing ---------------------------------------------------------------------------------------------------
+
+    async def remove(self, node: str) -> None:
+        """Revoke it. Raises: NodeNotFound, Conflict if it holds the state, StateUnavailable."""
+        record = self._replica.catalog.node(node)
+        await self._control.run(RemoveNode(record.node_id, self._clock.wall_ns()))
+
+    async def cordon(self, node: str, cordoned: bool) -> None:
+        """Keep new requests away from it, or no longer. Raises: NodeNotFound, StateUnavailable."""
+        await self._control.run(SetCordon(self._replica.catalog.node(node).node_id, cordoned))
+
+    async def label(self, node: str, put: Mapping[str, str], drop: Sequence[str]) -> None:
+        """Set and remove labels. Raises: NodeNotFound, BadRequest, StateUnavailable."""
+        record = self._replica.catalog.node(node)
+        await self._control.run(SetLabels(record.node_id, dict(put), tuple(drop)))
+
+    async def create_token(self, ttl_ms: int, uses: int) -> NewToken:
+        """Let `uses` nodes join within `ttl_ms`. Raises: BadRequest, StateUnavailable."""
+        return await self._issuer.create_token(ttl_ms, uses)
+
+    def tokens(self) -> Sequence[TokenView]:
+        """Those that were not revoked, also expired and used ones, oldest first."""
+        return self._issuer.tokens()
+
+    async def revoke_token(self, token_id: str) -> None:
+        """Nobody joins by it any more. Raises: NotFound, StateUnavailable."""
+        await self._issuer.revoke_token(token_id)
+
+    async def join(self, token: str, name: str, force: bool) -> Joined:
+        """Become a member of the token's cluster, and begin anew there. Raises: as the door that joins."""
+        joined = await self._doors.join(token, name, force)
+        if not joined.was_member:
+            self._doors.start_anew()
+        return joined
+
+    # --- parts ------------------------------------------------------------------------------------------------------
+
+    def _view(self, record: NodeRecord) -> NodeView:
+        is_this = record.node_id == self._node_id
+        peer = None if is_this else self._membership.peers().get(record.node_id)
+        facts, age_ms = (self._facts(), 0.0) if is_this else (None, None)
+        state = NodeState.READY if is_this else NodeState.GONE
+        if peer is not None:
+            state = _STATES[peer.state]
+            if peer.facts is not None:
+                facts, age_ms = peer.facts, max(0.0, self._clock.now_ms() - peer.facts_at_ms)
+        if state is NodeState.READY and record.cordoned:
+            state = NodeState.CORDONED
+        elif state is NodeState.READY and facts is not None and facts.draining:
+            state = NodeState.DRAINING
+        holder = self._replica.catalog.holder
+        return _told(record, facts, state, age_ms, is_this, holder is not None and holder.node_id == record.node_id)
+
+
+def _told(
+    record: NodeRecord,
+    facts: NodeFacts | None,
+    state: NodeState,
+    age_ms: float | None,
+    is_this: bool,
+    is_holder: bool,
+) -> NodeView:
+    engines: Sequence[NodeEngine] = facts.engines if facts is not None else ()
+    return NodeView(
+        name=record.name,
+        node_id=record.node_id,
+        state=state,
+        addresses=record.addresses,
+        joined_ns=record.joined_ns,
+        version=facts.version if facts is not None else record.version,
+        role=facts.role if facts is not None else "",
+        is_this=is_this,
+        is_holder=is_holder,
+        labels=record.labels,
+        facts_age_ms=age_ms,
+        models=len({model.key for engine in engines for model in engine.models}),
+        loaded=tuple(model.name for model in facts.loaded) if facts is not None else (),
+        slots=sum(engine.slots for engine in engines),
+        slots_used=sum(engine.in_flight for engine in engines),
+        queued=facts.queued if facts is not None else 0,
+        free_memory_bytes=facts.free_memory_bytes if facts is not None else 0,
+        total_memory_bytes=facts.total_memory_bytes if facts is not None else 0,
+        gpu_count=facts.gpu_count if facts is not None else 0,
+        prefill_tps=max((engine.prefill_tps for engine in engines), default=0.0),
+        decode_tps=max((engine.decode_tps for engine in engines), default=0.0),
+    )

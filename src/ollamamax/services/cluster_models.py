@@ -1,0 +1,192 @@
+"""The models of the whole cluster behind the port of the library: what changes here is told to all.
+
+Reads and creations are this node's own; the catalog learns the name and the manifest of every model. A copy is made
+where the source lies; a deletion happens on every node that can be reached.
+
+Deliberate limits: a node that is away while a model is deleted brings it back when it returns.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from ollamamax.core.catalog.commands import DropModel, SetModel
+from ollamamax.core.errors import CorruptManifest, ModelNotFound, OllamaMaxError, PeerError, StateUnavailable
+from ollamamax.core.modelspec import names
+from ollamamax.core.types import CreateRequest, NodeRecord, Options, Progress
+from ollamamax.ports import BlobStore, Caller, Clock, PeerLink, PeerMethods, StoredManifest
+from ollamamax.services.control import Control
+from ollamamax.services.library import Library
+from ollamamax.services.replica import Replica
+from ollamamax.services.transfer import decoded, entry_of
+
+_LOG: Final = structlog.get_logger(__name__)
+_LIMIT_MS: Final = 30_000.0
+_RETRY_S: Final = 5.0
+
+
+class _Copy(Struct, frozen=True):
+    source: str
+    destination: str
+
+
+class _Delete(Struct, frozen=True):
+    model: str
+
+
+class ClusterModels:
+    """library: of this node.  having: nodes that can be reached and have a model key, this one not among them.
+
+    changed: called after this node's store has changed. `run()` keeps the catalog in step with the store.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        store: BlobStore,
+        control: Control,
+        replica: Replica,
+        link: PeerLink,
+        clock: Clock,
+        having: Callable[[str], Sequence[NodeRecord]],
+        changed: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._library = library
+        self._store = store
+        self._control = control
+        self._replica = replica
+        self._link = link
+        self._clock = clock
+        self._having = having
+        self._changed = changed
+        self._due = asyncio.Event()
+
+    def methods(self) -> PeerMethods:
+        """models.copy, models.delete: on this node's store alone."""
+        return PeerMethods(unary={"models.copy": self._copy_here, "models.delete": self._delete_here})
+
+    # --- the library's port ---------------------------------------------------------------------------------------
+
+    async def show(
+        self, model: str, verbose: bool = False, system: str | None = None, options: Options | None = None
+    ) -> dict[str, Any]:
+        """Of this node's store. Raises: InvalidName, ModelNotFound, StoreError, GgufError."""
+        return await self._library.show(model, verbose, system, options)
+
+    async def create(self, request: CreateRequest) -> AsyncGenerator[Progress, None]:
+        """Here; the catalog knows it before "success". Raises: as Library.create, StateUnavailable before any work."""
+        self._check_writable("create a model")
+        async with aclosing(self._library.create(request)) as steps:
+            async for step in steps:
+                if step.status == "success":
+                    await self._register(request.model)
+                yield step
+
+    async def copy(self, source: str, destination: str) -> None:
+        """Where the source is: here, else on a node that has it.
+
+        Raises: InvalidName, ModelNotFound, StoreError, StateUnavailable, PeerError.
+        """
+        self._check_writable("copy a model")
+        names.parse(destination)
+        if await self._store.manifest(names.parse(source)) is not None:
+            await self._library.copy(source, destination)
+            await self._register(destination)
+            return
+        for node in self._having(names.key(source)):
+            question = msgspec.msgpack.encode(_Copy(source, destination))
+            await self._link.call(node, "models.copy", question, timeout_ms=_LIMIT_MS)
+            return
+        raise ModelNotFound(f"model '{source}' not found")
+
+    async def delete(self, model: str) -> None:
+        """On every node that has it and can be reached.
+
+        Raises: InvalidName, ModelNotFound, StoreError, StateUnavailable, PeerError naming a node where it still is.
+        """
+        self._check_writable("delete a model")
+        key = names.key(names.parse(model).short)
+        others = self._having(key)
+        is_here = await self._store.manifest(names.parse(model)) is not None
+        if not is_here and not others and key not in self._replica.catalog.models:
+            raise ModelNotFound(f"model '{model}' not found")
+        if is_here:
+            await self._library.delete(model)
+        question = msgspec.msgpack.encode(_Delete(model))
+        for node in others:
+            try:
+                await self._link.call(node, "models.delete", question, timeout_ms=_LIMIT_MS)
+            except PeerError as error:
+                raise type(error)(f"model '{model}' is still on node '{node.name}': {error}; try again") from error
+        if key in self._replica.catalog.models:
+            await self._control.run(DropModel(key))
+
+    async def has_blob(self, digest: str) -> bool:
+        """Whether a whole blob of that digest is here."""
+        return await self._library.has_blob(digest)
+
+    async def put_blob(self, digest: str, body: AsyncIterator[bytes]) -> bool:
+        """Into this node's store. Raises: DigestMismatch, DiskFull, StoreError."""
+        return await self._library.put_blob(digest, body)
+
+    # --- the catalog ------------------------------------------------------------------------------------------------
+
+    def touch(self) -> None:
+        """The store has changed in a way that was not asked for here, or the state can be written again."""
+        self._due.set()
+
+    async def run(self) -> None:
+        """Tell the catalog of models of this node's store that it does not know; until cancelled."""
+        self._due.set()
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            try:
+                for stored in await self._store.manifests():
+                    if stored.name.key not in self._replica.catalog.models:
+                        await self._tell(stored, only_if_new=True)
+            except OllamaMaxError as error:
+                _LOG.info("the cluster's catalog does not know all models of this node yet", reason=str(error))
+                await asyncio.sleep(_RETRY_S)
+                self._due.set()
+
+    async def _register(self, model: str) -> None:
+        stored = await self._store.manifest(names.parse(model))
+        if stored is not None:
+            await self._tell(stored, only_if_new=False)
+
+    async def _tell(self, stored: StoredManifest, only_if_new: bool) -> None:
+        """Raises: StateUnavailable."""
+        try:
+            entry = entry_of(stored, self._clock.wall_ns())
+        except CorruptManifest:
+            return  # the library warns of it
+        await self._control.run(SetModel(entry, replaces_digest="" if only_if_new else None))
+
+    def _check_writable(self, purpose: str) -> None:
+        if self._replica.lost_since_ms is not None:
+            holder = self._replica.catalog.holder
+            where = f"node '{holder.name}'" if holder is not None else "the node that holds the state"
+            raise StateUnavailable(f"can't {purpose} now: {where} can't be reached; answers go on; try again later")
+
+    # --- for other nodes --------------------------------------------------------------------------------------------
+
+    async def _copy_here(self, _: Caller, body: bytes) -> bytes:
+        wanted = decoded(body, _Copy)
+        await self._library.copy(wanted.source, wanted.destination)
+        await self._register(wanted.destination)
+        await self._changed()
+        return b""
+
+    async def _delete_here(self, _: Caller, body: bytes) -> bytes:
+        try:
+            await self._library.delete(decoded(body, _Delete).model)
+        except ModelNotFound:
+            return b""  # gone already
+        await self._changed()
+        return b""

@@ -1,0 +1,118 @@
+"""Clusters for the tests: nodes on loopback, or on hosts of their own, that join by token."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+from nodes import Node, eventually, free_port
+
+
+def cli(node: Node, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the command line against a node, from where the test runs."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OLLAMA_", "OLLAMAMAX_"))}
+    environment |= {"OLLAMA_HOST": node.url, "OLLAMAMAX_HOME": str(node.folder / "home")}
+    done = subprocess.run(
+        [sys.executable, "-m", "ollamamax", *words], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert not check or done.returncode == 0, f"{words}: {done.stdout}{done.stderr}\n{node.log[-2000:]}"
+    return done
+
+
+def cli_json(node: Node, *words: str) -> Any:
+    return json.loads(cli(node, *words, "--json").stdout)
+
+
+def states(node: Node) -> dict[str, str]:
+    """Each node's state by name, as this node sees it."""
+    answer = httpx.get(f"{node.url}/admin/v1/nodes", timeout=10)
+    answer.raise_for_status()
+    return {one["name"]: one["state"] for one in answer.json()["nodes"]}
+
+
+def all_ready(nodes: list[Node]) -> bool:
+    """Whether each sees all as ready."""
+    return all(list(states(node).values()) == ["ready"] * len(nodes) for node in nodes)
+
+
+def see_each_other(nodes: list[Node], limit_s: float = 15.0) -> None:
+    eventually(f"{len(nodes)} nodes see each other", lambda: all_ready(nodes), limit_s)
+
+
+def answer(node: Node, model: str = "tiny", prompt: str = "Hello!", **options: Any) -> dict[str, Any]:
+    """A whole answer. Fails with what the node said."""
+    body = {"model": model, "prompt": prompt, "stream": False, "options": {"temperature": 0, **options}}
+    got = httpx.post(f"{node.url}/api/generate", json=body, timeout=60)
+    assert got.status_code == 200, f"{got.status_code} {got.text}\n{node.log[-3000:]}"
+    found: dict[str, Any] = got.json()
+    return found
+
+
+class Cluster:
+    """nodes: the founder first."""
+
+    def __init__(self, make: Callable[[str], Node]) -> None:
+        self._make = make
+        self.nodes: list[Node] = []
+
+    def found(self) -> Node:
+        node = self._make("n1").start()
+        self.nodes.append(node)
+        return node
+
+    def token(self, *options: str) -> str:
+        token: str = cli_json(self.nodes[0], "token", "create", *options)["token"]
+        return token
+
+    def join(self, wait: bool = True) -> Node:
+        """One more node, by a token of the founder."""
+        node = self._make(f"n{len(self.nodes) + 1}")
+        node.arguments = ("--join", self.token())
+        node.start(wait)
+        node.arguments = ()
+        self.nodes.append(node)
+        return node
+
+    def stop(self) -> None:
+        for node in reversed(self.nodes):
+            if node.process is not None and node.process.poll() is None:
+                node.process.kill()
+                node.process.wait()
+
+
+def on_loopback(folder: Path, **environment: str) -> Cluster:
+    """Nodes on loopback with free ports, without multicast."""
+
+    def make(name: str) -> Node:
+        home = folder / name
+        home.mkdir()
+        return Node(
+            home,
+            free_port(),
+            {
+                "OLLAMAMAX_PEER__HOST": "127.0.0.1",
+                "OLLAMAMAX_PEER__PORT": str(free_pair()),
+                "OLLAMAMAX_PEER__MULTICAST": "false",
+                "OLLAMAMAX_PEER__NODE_NAME": name,
+                **environment,
+            },
+        )
+
+    return Cluster(make)
+
+
+def free_pair() -> int:
+    """A port that is free, and the next one too."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
