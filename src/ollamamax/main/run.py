@@ -19,7 +19,7 @@ from ollamamax.main.node import node
 from ollamamax.settings import Loaded, Settings, check_exposure
 
 _LOG: Final = structlog.get_logger("node")
-_SECRET: Final = "OLLAMAMAX_PEER__CA_PASSPHRASE"
+_SECRET: Final = "OLLAMAMAX_PEER__CA_PASSPHRASE"  # noqa: S105 - its name
 
 
 def run_node(loaded: Loaded, ready: Callable[[str], None] | None = None, exit_on_stdin_close: bool = False) -> int:
