@@ -48,8 +48,8 @@ class Answers:
         self.waiting = asyncio.Event()
         self.over = asyncio.Event()
         self.methods = PeerMethods(
-            unary={"t.echo": self.echo, "t.wait": self.wait},
-            streams={"t.drip": self.drip, "t.flood": self.flood},
+            unary={"t.echo": self.echo, "t.wait": self.wait, "t.huge": self.huge},
+            streams={"t.drip": self.drip, "t.flood": self.flood, "t.bug": self.bug},
             open={"t.join": self.join},
         )
 
@@ -68,6 +68,13 @@ class Answers:
         finally:
             self.over.set()
         return b"waited"
+
+    async def huge(self, caller: Caller, body: bytes) -> bytes:
+        return bytes((64 << 20) + 1)
+
+    async def bug(self, caller: Caller, body: bytes) -> AsyncGenerator[list[bytes], None]:
+        yield [b"one"]
+        raise ValueError("a secret of this node")
 
     async def drip(self, caller: Caller, body: bytes) -> AsyncGenerator[list[bytes], None]:
         self.waiting.set()

@@ -1,7 +1,9 @@
 """What callers of the peer listener may cost: time, connections, bytes. Each with a real connection."""
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 
@@ -14,13 +16,14 @@ from ollamamax.core.errors import (
     BodyTimeout,
     BodyTooLarge,
     OllamaMaxError,
+    PeerError,
     PeerProtocol,
     PeerUnavailable,
     QueueFull,
     ShuttingDown,
 )
 from peer_raw import BRISK, CLUSTER, HEAD, Answers, Raw, leakless, refused, told, works
-from peer_world import A, C, bounded, linked, listening
+from peer_world import A, C, bounded, linked, listening, open_files
 
 
 @pytest.fixture(autouse=True)
@@ -232,3 +235,65 @@ async def test_closing_lets_answers_finish_and_ends_the_others_with_a_reason() -
         with pytest.raises(ShuttingDown):
             await anext(stream)
         await answers.over.wait()
+
+
+@bounded
+async def test_answers_that_go_wrong_here(capsys: pytest.CaptureFixture[str]) -> None:
+    async with listening(CLUSTER, [Answers().methods]) as node, linked(CLUSTER.keys(A)) as link:
+        with pytest.raises(PeerProtocol, match="more than"):
+            await link.call(node.record, "t.huge", b"", timeout_ms=5_000)
+        stream = link.stream(node.record, "t.bug", b"", idle_ms=5_000)
+        assert await anext(stream) == [b"one"]
+        with pytest.raises(PeerError) as caught:
+            await anext(stream)
+        assert "secret" not in str(caught.value)
+        assert "a secret of this node" in capsys.readouterr().out  # but the log has it
+
+
+@bounded
+async def test_a_caller_that_goes_while_it_sends_a_body() -> None:
+    answers = Answers()
+    async with listening(CLUSTER, [answers.methods]) as node:
+        raw = await Raw.open(node.port, CLUSTER.keys(A))
+        await raw.send(HEAD + b"Content-Length: 9000\r\n\r\nhi")
+        while node.server._answers._reading_bytes != 9_000:
+            await asyncio.sleep(0.01)
+        raw.close()
+        while node.server._answers._reading_bytes:
+            await asyncio.sleep(0.01)
+        assert answers.asked == []
+        await works(node)
+
+
+@bounded
+async def test_a_node_without_descriptors_left_goes_on_when_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    accept, failures = loop.sock_accept, [OSError(24, "Too many open files")] * 2
+
+    async def sock_accept(listening_socket: socket.socket) -> tuple[socket.socket, Any]:
+        if failures:
+            raise failures.pop()
+        return await accept(listening_socket)
+
+    monkeypatch.setattr(loop, "sock_accept", sock_accept)
+    async with listening(CLUSTER, [Answers().methods], limits=ListenerLimits(handshakes=1)) as node:
+        async with linked(CLUSTER.keys(C), LinkLimits(connect_s=10.0)) as link:
+            assert await link.call(node.record, "t.echo", b"hi", timeout_ms=10_000) == b"hi"
+        assert not failures
+
+
+@bounded
+async def test_hundreds_of_strangers_leave_nothing_behind() -> None:
+    async with listening(CLUSTER, [Answers().methods]) as node:
+        before = open_files()
+
+        async def stranger() -> None:
+            assert await refused(await Raw.open(node.port, None)) == b""
+
+        for _ in range(10):
+            await asyncio.gather(*(stranger() for _ in range(30)))
+        while open_files() > before:
+            await asyncio.sleep(0.01)
+        assert not node.server._guards
+        assert not node.server._count
+        await works(node)

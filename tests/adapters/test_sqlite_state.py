@@ -192,13 +192,15 @@ async def test_snapshots_are_made_after_changes_and_not_too_often(path: Path, cl
     clock.advance(1_000)
     await again.txn(put("a", b""))
     await again.txn(put("a", b""))  # the writer is through with the snapshot before it takes this
-    assert [int(file.stem) for file in snapshots.all()] == [7, 5, 1]
+    timely, *older = [int(file.stem) for file in snapshots.all()]
+    assert older == [5, 1]
+    assert timely in (6, 7)  # the thread may look at the clock just after it was put forward
     await again.close()
-    assert [int(file.stem) for file in snapshots.all()] == [8, 7, 5]
+    assert [int(file.stem) for file in snapshots.all()] == [8, timely, 5]
     assert not [file for file in snapshots.directory.iterdir() if file.suffix != ".db"]
     quiet = await SqliteState.open(path, clock)
     await quiet.close()
-    assert [int(file.stem) for file in snapshots.all()] == [8, 7, 5]
+    assert [int(file.stem) for file in snapshots.all()] == [8, timely, 5]
 
 
 def _no_database(path: Path) -> None:

@@ -29,7 +29,7 @@ from ollamamax.core.types import (
 )
 from ollamamax.core.types import FoundCluster as Found
 from ollamamax.main.loops import Loops
-from ollamamax.main.papers import become_member, own_addresses
+from ollamamax.main.papers import become_member, bracketed, own_addresses
 from ollamamax.main.roots import Roots, Strings, founding, open_roots
 from ollamamax.ports import BlobStore, Clock, Dice, Engine, MachineProbe, NodeKeys
 from ollamamax.services import catalog_events, discovering
@@ -122,8 +122,6 @@ class ClusterPart:
         loops.start(self.replica.run(), "replica")
         if self._roots.authority is not None and self.replica.catalog.meta is None:
             await self._roots.control.run(founding(self._settings, self._roots, clock.wall_ns()))
-        self.replica.watch(self._on_catalog)
-        self.replica.watch_contact(self._on_contact)
         self._issuer = Issuer(
             authority=self._roots.authority,
             store=self._roots.papers,
@@ -153,6 +151,8 @@ class ClusterPart:
         await facts.measure()
         await self._meet_the_others(node, facts, stack)
         await self._listen(node, stack)
+        self.replica.watch(self._on_catalog)
+        self.replica.watch_contact(self._on_contact)
         self.cluster = Cluster(
             me.node_id,
             self.replica,
@@ -191,6 +191,7 @@ class ClusterPart:
         )
         self._strings.holder = self._holder
         self._sheet = FactSheet(facts, mesh, self._clock)
+        self._membership.when_heard(self._sheet.retell)
         node.fleet.watch_own(self._sheet.touch)
         self._peers = PeerMembers(node.fleet, self._membership, self._peer_engine, self._own_record)
         self._transfer = Transfer(
@@ -234,7 +235,7 @@ class ClusterPart:
         peer = self._settings.peer
         return MembershipConfig(
             keys=lambda: self._renewal.keys,
-            listen=f"{peer.host}",
+            listen=f"{bracketed(peer.host)}:{self._port}",
             seeds=peer.seeds,
             multicast=peer.multicast,
             lease_ms=int(peer.lease_s * 1000),
@@ -297,7 +298,7 @@ class ClusterPart:
     async def _on_renewed(self, keys: NodeKeys) -> None:
         self._link.replace_keys(keys)
         self._server.replace_keys(keys)
-        await self._membership.reopen()
+        self._membership.renewed()
 
     def _on_catalog(self, old: Catalog, new: Catalog) -> None:
         for event in catalog_events.changes(old, new, self._clock.wall_ns()):

@@ -71,7 +71,7 @@ def own_addresses(settings: Settings, port: int) -> tuple[str, ...]:
         return (grammar.address(peer.host, port),)
     interfaces = psutil.net_if_addrs()
     found = [
-        grammar.address(_bracketed(one.address), port)
+        grammar.address(bracketed(one.address), port)
         for name in sorted(interfaces)
         for one in interfaces[name]
         if one.family in (socket.AF_INET, socket.AF_INET6) and not one.address.startswith(_UNUSABLE)
@@ -80,7 +80,8 @@ def own_addresses(settings: Settings, port: int) -> tuple[str, ...]:
     return tuple(found[:_MAX_ADDRESSES]) or (f"127.0.0.1:{port}",)
 
 
-def _bracketed(host: str) -> str:
+def bracketed(host: str) -> str:
+    """As it stands before a port."""
     return f"[{host}]" if ":" in host else host
 
 

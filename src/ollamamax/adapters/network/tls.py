@@ -70,7 +70,10 @@ def papers_of(tls: object) -> Papers | None:
     data = tls.getpeercert(binary_form=True) if isinstance(tls, ssl.SSLObject | ssl.SSLSocket) else None
     if data is None:
         return None
-    certificate = x509.load_der_x509_certificate(data)
+    try:
+        certificate = x509.load_der_x509_certificate(data)
+    except ValueError:
+        return None
     node_id = _named(certificate, NameOID.COMMON_NAME)
     if _NODE_ID.fullmatch(node_id) is None:
         return None

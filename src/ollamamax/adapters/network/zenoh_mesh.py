@@ -24,6 +24,7 @@ _LOG: Final = structlog.get_logger(__name__)
 _OPEN_S: Final = 30.0
 _CLOSE_S: Final = 5.0
 _PUT_S: Final = 5.0
+_ANY_V6: Final = "[::]"
 _LOOKS: Final = 3
 _LOOK_AGAIN_S: Final = 0.1
 _FIRST_RETRY_S: Final = 0.5
@@ -120,13 +121,8 @@ class ZenohMesh:
 
     async def _start(self, config: MeshConfig, by_scouting: bool = False) -> None:
         """Open a session, go over to it, close the former one. Raises: zenoh.ZError, TimeoutError."""
-        try:
-            session = await self._opened(config, by_scouting)
-        except zenoh.ZError:
-            if config.role is MeshRole.CLIENT or not config.multicast:
-                raise
-            # Where the machine has no multicast, being found is not worth being alone.
-            session = await self._opened(replace(config, multicast=False), by_scouting)
+        session = await self._opened(config, by_scouting)
+        if config.role is MeshRole.ROUTER and config.multicast and not session.config.multicast:
             _LOG.warning("multicast does not work here: `discover` will not find this node")
         former = self._session
         self._session = session
@@ -147,6 +143,16 @@ class ZenohMesh:
                 await self._ended(former)
 
     async def _opened(self, config: MeshConfig, by_scouting: bool) -> ZenohSession:
+        """Where the machine has no multicast, or no IPv6, the mesh does without. Raises: zenoh.ZError, TimeoutError."""
+        *more, last = _variants(config)
+        for variant in more:
+            try:
+                return await self._session_of(variant, by_scouting)
+            except zenoh.ZError as error:
+                _LOG.debug("the mesh is opened more modestly", reason=zenoh_config.reason(error))
+        return await self._session_of(last, by_scouting)
+
+    async def _session_of(self, config: MeshConfig, by_scouting: bool) -> ZenohSession:
         return await in_thread(
             lambda: ZenohSession(config, self._hear, self._on_query, by_scouting=by_scouting),
             _OPEN_S,
@@ -240,3 +246,13 @@ def _must_close_first(former: MeshConfig, config: MeshConfig) -> bool:
     """Two sessions can't listen on one port; and a removed node is to hear nothing, whatever becomes of the next."""
     both_listen = former.role is MeshRole.ROUTER and config.role is MeshRole.ROUTER
     return both_listen or former.denied != config.denied
+
+
+def _variants(config: MeshConfig) -> list[MeshConfig]:
+    """The configuration, and what may work where it does not."""
+    if config.role is MeshRole.CLIENT:
+        return [config]
+    host, _, port = config.listen.rpartition(":")
+    listens = [config.listen, f"0.0.0.0:{port}"] if host == _ANY_V6 else [config.listen]
+    ways = [True, False] if config.multicast else [False]
+    return [replace(config, listen=listen, multicast=multicast) for multicast in ways for listen in listens]

@@ -29,6 +29,11 @@ def sse(value: Any) -> bytes:
     return b"data: " + encode(value) + b"\n\n"
 
 
+def sse_named(name: str, value: Any) -> bytes:
+    """One event with a name, which must be one line of ASCII."""
+    return b"event: " + name.encode() + b"\ndata: " + encode(value) + b"\n\n"
+
+
 class Stamp:
     """Unix nanoseconds to RFC 3339 in UTC with nine fraction digits, as bytes. Keeps the last second's text."""
 

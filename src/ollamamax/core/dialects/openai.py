@@ -40,11 +40,12 @@ _CHAT: Final = frozenset(
     }
 )
 _STREAM_OPTIONS: Final = frozenset({"include_usage"})
+WRONG_CHOICE: Final = 'tool_choice must be "auto", "none", "required" or name a function'
 _RESPONSE_FORMAT: Final = frozenset({"type", "json_schema"})
 _JSON_SCHEMA: Final = frozenset({"schema"})
 _REASONING: Final = frozenset({"effort"})
-_DEFAULT_TEMPERATURE: Final = 1.0
-_DEFAULT_TOP_P: Final = 1.0
+DEFAULT_TEMPERATURE: Final = 1.0
+DEFAULT_TOP_P: Final = 1.0
 _EFFORTS: Final[dict[str, bool | str | None]] = {
     "": None,
     "none": False,
@@ -77,9 +78,6 @@ def chat_completion(body: bytes) -> ChatCompletion:
     if not model:
         raise BadRequest("model is required")
     tools = read_tools(fields)
-    stream_options = fields.nested(
-        "stream_options", fields.any("stream_options"), _STREAM_OPTIONS, "openai.StreamOptions"
-    )
     request = ChatRequest(
         model=model,
         messages=messages,
@@ -92,7 +90,13 @@ def chat_completion(body: bytes) -> ChatCompletion:
         logprobs=bool(fields.flag("logprobs")),
         top_logprobs=read_top_logprobs(fields),
     )
-    return ChatCompletion(request, include_usage=bool(stream_options.flag("include_usage")))
+    return ChatCompletion(request, include_usage=read_include_usage(fields))
+
+
+def read_include_usage(fields: Fields) -> bool:
+    """What `stream_options` says of it. Raises: BadRequest."""
+    asked = fields.nested("stream_options", fields.any("stream_options"), _STREAM_OPTIONS, "openai.StreamOptions")
+    return bool(asked.flag("include_usage"))
 
 
 def _options(fields: Fields) -> Options:
@@ -104,15 +108,16 @@ def _options(fields: Fields) -> Options:
     return Options(
         num_predict=max_tokens,
         seed=fields.integer("seed"),
-        stop=_stop(fields.any("stop")),
-        temperature=_DEFAULT_TEMPERATURE if temperature is None else temperature,
-        top_p=_DEFAULT_TOP_P if top_p is None else top_p,
+        stop=read_stop(fields.any("stop")),
+        temperature=DEFAULT_TEMPERATURE if temperature is None else temperature,
+        top_p=DEFAULT_TOP_P if top_p is None else top_p,
         frequency_penalty=fields.number("frequency_penalty"),
         presence_penalty=fields.number("presence_penalty"),
     )
 
 
-def _stop(value: Any) -> tuple[str, ...] | None:
+def read_stop(value: Any) -> tuple[str, ...] | None:
+    """The value of `stop`: a text or a list of texts. Raises: BadRequest."""
     match value:
         case None:
             return None
@@ -141,6 +146,11 @@ def _think(fields: Fields) -> bool | str | None:
         effort = reasoning.text("effort") or ""
     else:
         effort = fields.text("reasoning_effort") or ""
+    return think_of(effort)
+
+
+def think_of(effort: str) -> bool | str | None:
+    """What an effort of reasoning means for `think`. Raises: BadRequest."""
     if effort not in _EFFORTS:
         raise BadRequest(
             f'invalid reasoning value: "{effort}" (must be "minimal", "low", "medium", "high", "xhigh", "ultra", '
@@ -156,7 +166,12 @@ def _tool_choice(value: Any, tools: tuple[dict[str, Any], ...]) -> str:
         case "auto" | "none" | "required":
             return str(value)
         case {"type": "function", "function": {"name": str(name)}}:
-            if all(tool["function"]["name"] != name for tool in tools):
-                raise BadRequest(f"tool_choice names '{name}', which is not among the tools")
-            return f"={name}"
-    raise BadRequest('tool_choice must be "auto", "none", "required" or name a function')
+            return named_choice(name, tools)
+    raise BadRequest(WRONG_CHOICE)
+
+
+def named_choice(name: str, tools: tuple[dict[str, Any], ...]) -> str:
+    """The choice of one tool by its name. Raises: BadRequest if there is none of that name."""
+    if all(tool["function"]["name"] != name for tool in tools):
+        raise BadRequest(f"tool_choice names '{name}', which is not among the tools")
+    return f"={name}"

@@ -7,7 +7,7 @@ from ollamamax.core.dialects.framing import SSE_DONE, encode, sse
 from ollamamax.core.dialects.ollama_answers import arguments_of
 from ollamamax.core.types import Chunk, GenerationStats, ModelRecord, TokenLogprob, ToolCall
 
-_FINGERPRINT: Final = "fp_ollama"
+FINGERPRINT: Final = "fp_ollama"
 _TAIL: Final = b'},"finish_reason":null}]}\n\n'
 _ERROR_TYPES: Final = {400: "invalid_request_error", 404: "not_found_error"}
 
@@ -36,7 +36,7 @@ class OpenAiAnswer:
             "object": kind,
             "created": self._created_s,
             "model": self._model,
-            "system_fingerprint": _FINGERPRINT,
+            "system_fingerprint": FINGERPRINT,
         }
 
     def frames(self, chunks: Iterable[Chunk], wall_ns: int, elapsed_ns: int) -> bytes:
@@ -64,7 +64,7 @@ class OpenAiAnswer:
                 parts.append(self._event({"content": ""}))
             parts.append(self._event({}, finish_reason=_finish_reason(chunk, self._called)))
             if self._include_usage:
-                usage = {**self._object("chat.completion.chunk"), "choices": [], "usage": _usage(chunk.stats)}
+                usage = {**self._object("chat.completion.chunk"), "choices": [], "usage": usage_of(chunk.stats)}
                 parts.append(sse(usage))
 
     def _event(
@@ -92,7 +92,7 @@ class OpenAiAnswer:
         }
         if chunk.logprobs:
             choice["logprobs"] = {"content": [_logprob(item) for item in chunk.logprobs]}
-        return encode({**self._object("chat.completion"), "choices": [choice], "usage": _usage(chunk.stats)})
+        return encode({**self._object("chat.completion"), "choices": [choice], "usage": usage_of(chunk.stats)})
 
     def error(self, text: str) -> bytes:
         """The last event of an answer that failed on the way; no [DONE] follows."""
@@ -141,7 +141,8 @@ def _logprob(item: TokenLogprob) -> dict[str, Any]:
     }
 
 
-def _usage(stats: GenerationStats | None) -> dict[str, int]:
+def usage_of(stats: GenerationStats | None) -> dict[str, int]:
+    """OpenAI's count of an answer's tokens; zeros where the engine told nothing."""
     known = stats or GenerationStats()
     return {
         "prompt_tokens": known.prompt_tokens,

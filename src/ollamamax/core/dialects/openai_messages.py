@@ -64,13 +64,14 @@ def _part(base: Message, part: Any) -> Message:
         case {"type": "text", "text": str(text)}:
             return msgspec.structs.replace(base, content=text)
         case {"type": "image_url", "image_url": {"url": str(url)}} | {"type": "image_url", "image_url": str(url)}:
-            return msgspec.structs.replace(base, images=(_image(url),))
+            return msgspec.structs.replace(base, images=(read_image(url),))
         case {"type": "input_audio", "input_audio": {"data": str(data)}}:
             return msgspec.structs.replace(base, images=(decode_base64(data),))
     raise BadRequest("invalid message format")
 
 
-def _image(url: str) -> bytes:
+def read_image(url: str) -> bytes:
+    """The image of a data URL. Raises: BadRequest."""
     if url.startswith(("http://", "https://")):
         raise BadRequest("image URLs are not currently supported, please use base64 encoded data instead")
     for prefix in _DATA_URLS:
@@ -93,13 +94,14 @@ def _tool_calls(fields: Fields) -> tuple[ToolCall, ...]:
                 id=call.text("id") or "",
                 index=position if index is None else index,
                 name=function.text("name") or "",
-                arguments=_arguments(function.text("arguments") or "{}"),
+                arguments=read_arguments(function.text("arguments") or "{}"),
             )
         )
     return tuple(calls)
 
 
-def _arguments(text: str) -> str:
+def read_arguments(text: str) -> str:
+    """The text of a JSON object, as it came. Raises: BadRequest if it is none."""
     try:
         msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):

@@ -58,6 +58,12 @@
     │   ├── StateCompacted     that far back is no longer kept
     │   ├── StateCorrupt       its file can't be read
     │   └── StateTooNew        written by a newer program
+    ├── RegistryError          a registry of models failed a pull or a push
+    │   ├── RegistryNotFound   no such model, blob or upload
+    │   ├── RegistryDenied     it asks for credentials that this node does not have
+    │   ├── RegistryUnavailable can't be reached, broke off, or said nothing for too long
+    │   └── RegistryProtocol   its answer can't be understood
+    │       └── RangeIgnored   it sends blobs whole or not at all
     ├── ClientGone             the client closed its connection
     └── SettingsError          a setting is unknown, ill-typed or out of range
 
@@ -128,6 +134,14 @@ from ollamamax.core.errors.node import (
     Unauthenticated,
     Unsupported,
 )
+from ollamamax.core.errors.registry import (
+    RangeIgnored,
+    RegistryDenied,
+    RegistryError,
+    RegistryNotFound,
+    RegistryProtocol,
+    RegistryUnavailable,
+)
 
 __all__ = [
     "BadRequest",
@@ -174,6 +188,12 @@ __all__ = [
     "PeerUnavailable",
     "PeerVersion",
     "QueueFull",
+    "RangeIgnored",
+    "RegistryDenied",
+    "RegistryError",
+    "RegistryNotFound",
+    "RegistryProtocol",
+    "RegistryUnavailable",
     "Retry",
     "SettingsError",
     "ShuttingDown",

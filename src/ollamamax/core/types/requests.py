@@ -80,6 +80,8 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     function's name prefixed by "=".  keep_alive_ms: None = the node's default, 0 = unload after, FOREVER_MS = never.
     context: token ids put before `prompt`.  want_context: the final chunk carries the ids of prompt + answer.
     template, system, suffix: of /api/generate, before the agent renders them.
+    count_only: nothing is to be generated: the answer is one chunk like that of a load, whose stats tell the
+    prompt's tokens.
     """
 
     model: str
@@ -102,6 +104,7 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     shift: bool = True
     logprobs: bool = False
     top_logprobs: int = 0
+    count_only: bool = False
 
 
 class EmbedRequest(Struct, frozen=True, kw_only=True):
