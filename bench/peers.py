@@ -48,6 +48,7 @@ from ollamamax.testing.engine import MemoryEngineBook, TwinConnector
 HERE, THERE = "a" * 16, "b" * 16
 MODEL = "bench:latest"
 CHUNKS = 200
+ROUNDS = 3
 PACE_MS = 10
 CHUNK = Chunk(text="token ", token_ids=(1234,))
 LAST = Chunk(done_reason="stop", stats=GenerationStats(prompt_tokens=10, eval_tokens=CHUNKS))
@@ -71,7 +72,8 @@ class Pace:
     def _beat(self) -> None:
         waiting, self._waiting = self._waiting, []
         for future in waiting:
-            future.set_result(None)
+            if not future.done():
+                future.set_result(None)
 
 
 class FastEngine:
@@ -170,26 +172,29 @@ def ask(tokens: int, is_paced: bool) -> ChatRequest:
     )
 
 
+async def cpu_us(engine: Engine, pid: int, count: int, parallel: int, is_paced: bool) -> float:
+    """Of both processes, per chunk."""
+    start_s = time.process_time()
+    with CpuMeter(pid) as cpu:
+        await streams(engine, count, parallel, is_paced)
+    return (time.process_time() - start_s + cpu.seconds) / (count * CHUNKS) * 1e6
+
+
 async def measure(engines: dict[str, Engine], pid: int, scale: int) -> list[Result]:
-    """All paths; those for the first token take turns."""
+    """All paths; they take turns, and medians of ROUNDS count."""
     firsts: dict[str, list[float]] = {name: [] for name in engines}
-    for number in range(500 * scale + 50):
+    paced: dict[str, list[float]] = {name: [] for name in engines}
+    burst: dict[str, list[float]] = {name: [] for name in engines}
+    for engine in engines.values():
+        await streams(engine, 32, 32, is_paced=False)
+    for _ in range(500 * scale):
         for name, engine in engines.items():
-            first_us = await first_chunk_us(engine)
-            if number >= 50:
-                firsts[name].append(first_us)
-    results = []
-    for name, engine in engines.items():
-        figures = []
-        for is_paced, count, parallel in ((True, 96 * scale, 32), (False, 300 * scale, 16)):
-            await streams(engine, parallel, parallel, is_paced)
-            start_s = time.process_time()
-            with CpuMeter(pid) as cpu:
-                await streams(engine, count, parallel, is_paced)
-            spent_s = time.process_time() - start_s + cpu.seconds
-            figures.append(spent_s / (count * CHUNKS) * 1e6)
-        results.append(Result(name, median(firsts[name]), *figures))
-    return results
+            firsts[name].append(await first_chunk_us(engine))
+    for _ in range(ROUNDS):
+        for name, engine in engines.items():
+            paced[name].append(await cpu_us(engine, pid, 64 * scale, 32, is_paced=True))
+            burst[name].append(await cpu_us(engine, pid, 150 * scale, 16, is_paced=False))
+    return [Result(name, median(firsts[name]), median(paced[name]), median(burst[name])) for name in engines]
 
 
 def papers_of(authority: FileAuthority, node_id: str) -> NodeKeys:

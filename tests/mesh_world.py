@@ -8,7 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from ollamamax.ports import Mesh, MeshConfig, MeshEvent, MeshRole, NodeKeys
 from peer_world import Cluster
 
-WAIT_S = 15.0
+WAIT_S = 5.0
 
 
 def node_id(letter: str) -> str:

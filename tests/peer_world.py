@@ -6,9 +6,11 @@ import functools
 import hashlib
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -123,7 +125,7 @@ async def linked(
     limits: LinkLimits | None = None,
     incoming: Callable[[str], Awaitable[None]] | None = None,
 ) -> AsyncGenerator[TlsPeerLink, None]:
-    link = TlsPeerLink(keys, incoming, limits)
+    link = TlsPeerLink(keys, incoming, limits or LinkLimits(connect_s=5.0))
     try:
         yield link
     finally:
@@ -131,8 +133,14 @@ async def linked(
 
 
 def open_files() -> int:
-    """Descriptors of this process."""
-    return len(os.listdir("/proc/self/fd"))
+    """Descriptors of this process; without /dev/null, of which an event loop may keep one in reserve."""
+    if not Path("/proc/self/fd").is_dir():
+        return psutil.Process().num_fds()
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the one that lists them
+            found += os.readlink(f"/proc/self/fd/{name}") != os.devnull
+    return found
 
 
 def _name(organization: str, common_name: str) -> x509.Name:

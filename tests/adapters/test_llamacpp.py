@@ -128,6 +128,27 @@ async def test_tools_can_be_forced(launch: Launch, template: str | None, choice:
     assert chunks[-1].done_reason == "stop"
 
 
+@pytest.mark.parametrize("choice", ["auto", "required", "=look", "none"])
+@pytest.mark.parametrize("template", [CALLING, THINKING])
+async def test_tokens_are_counted_of_the_very_prompt(launch: Launch, choice: str, template: str) -> None:
+    engine = await launch(template=template)
+    request = talk(1, tools=TOOLS, tool_choice=choice)
+    (counted,) = await answer(engine, msgspec.structs.replace(request, count_only=True))
+    stats = (await answer(engine, request))[-1].stats
+    assert counted.stats is not None
+    assert stats is not None
+    assert counted.stats.prompt_tokens == stats.prompt_tokens
+
+
+async def test_counting_what_can_be_counted(launch: Launch) -> None:
+    engine = await launch()
+    (counted,) = await answer(engine, ask("x" * 2000, context=(1, 2, 3), count_only=True))
+    assert counted.stats is not None
+    assert counted.stats.prompt_tokens > 2000 + 3  # also what no answer could be given to
+    with pytest.raises(Unsupported, match="images"):
+        await answer(engine, talk(images=(b"\x89PNG",), count_only=True))
+
+
 @pytest.mark.parametrize("choice", ["auto", "required"])
 async def test_tiny_calls_a_tool(choice: str) -> None:
     parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

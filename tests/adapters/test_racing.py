@@ -103,3 +103,26 @@ async def test_who_is_cancelled_leaves_nothing_running() -> None:
     with pytest.raises(asyncio.CancelledError):
         await racing
     assert sorted(runners.cancelled) == [0, 1]
+
+
+async def test_who_is_cancelled_after_the_race_was_won_gets_nothing_and_leaves_nothing() -> None:
+    runners = Runners(2)
+    slow = asyncio.Event()
+
+    async def ends_slowly() -> int:
+        try:
+            return await runners.run(1)
+        finally:
+            await slow.wait()
+
+    first = runners.attempts()[0]
+    racing = asyncio.create_task(first_of([first, ends_slowly], 0.01, runners.discarded.append))
+    await runners.until_begun(2)
+    runners.goals[0].set_result(7)
+    while not runners.cancelled:  # the race is won, and the loser is being awaited
+        await asyncio.sleep(0)
+    racing.cancel()
+    slow.set()
+    with pytest.raises(asyncio.CancelledError):
+        await racing
+    assert runners.discarded == [7]

@@ -14,6 +14,7 @@ from ollamamax.core.modelspec import names
 
 NOW_NS = time.time_ns()
 HOUR_NS = 3600 * 10**9
+DAY_NS = 24 * HOUR_NS
 CONFIG, WEIGHTS, LOOSE = b"config", b"weights", b"loose"
 
 
@@ -51,7 +52,7 @@ async def prune(root: Path) -> set[str]:
 
 async def test_old_waste_is_removed(root: Path) -> None:
     colon = put(root / "blobs" / digest_of(b"old"), b"old")
-    parts = [put(root / "blobs" / f"{file_of(b'p')}{end}", b"x") for end in ("-partial", "-partial-0")]
+    parts = [put(root / "blobs" / f"{file_of(b'p')}{end}", b"x", DAY_NS + 1) for end in ("-partial", "-partial-0")]
     parts.append(put(root / "blobs/sha256-incoming-abc", b"x"))
     parts.append(put(root / "manifests/registry.ollama.ai/library/tiny/.incoming-abc", b"x"))
     waste = [root / "blobs" / file_of(LOOSE), colon, *parts]
@@ -66,6 +67,13 @@ async def test_young_waste_is_kept(root: Path) -> None:
         put(root / "blobs" / name, LOOSE, age_ns=HOUR_NS)
     assert await prune(root) == set()
     assert len(list((root / "blobs").iterdir())) == 5
+
+
+async def test_the_parts_of_a_download_stay_while_one_of_them_is_young(root: Path) -> None:
+    old = [put(root / "blobs" / f"{file_of(b'p')}{end}", b"x", 9 * DAY_NS) for end in ("-partial-0", "-partial-1")]
+    young = put(root / "blobs" / f"{file_of(b'p')}-partial", b"x", DAY_NS)
+    assert await prune(root) == {f"blobs/{file_of(LOOSE)}"}
+    assert all(path.exists() for path in (*old, young))
 
 
 async def test_strange_files_are_kept(root: Path) -> None:

@@ -115,8 +115,11 @@ def test_something_else_at_that_address_is_told_of(cli: Cli) -> None:
 def test_the_node_that_runs_here_joins(cli: Cli, offline: OfflineMain) -> None:
     answer = {"cluster": "home", "cluster_id": "c" * 16, "node": "box", "node_id": "a" * 16, "was_member": False}
     cli.node.answers[f"POST {ADMIN}/cluster/join"] = lambda _: Reply(body=answer)
+    seen = iter(["b" * 16, "c" * 16])  # it begins anew: first it still is in its old cluster
+    cli.node.answers[f"GET {ADMIN}/cluster"] = lambda _: Reply(body={"cluster_id": next(seen)})
     assert cli("join", "omx1.abc", "--name", "box").out == "joined the cluster 'home' as 'box'\n"
-    assert cli.node.asked[-1].json == {"token": "omx1.abc", "name": "box", "force": False}
+    assert cli.node.asked[0].json == {"token": "omx1.abc", "name": "box", "force": False}
+    assert next(seen, None) is None
     answer["was_member"] = True
     assert cli("join", "-", "--force", stdin="omx1.abc\n").out == "'box' is a member of the cluster 'home' already\n"
     assert cli.node.asked[-1].json == {"token": "omx1.abc", "name": "", "force": True}

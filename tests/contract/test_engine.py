@@ -24,7 +24,7 @@ from ollamamax.adapters.engines.http import EngineHttp
 from ollamamax.adapters.engines.llamacpp import LlamaCppLauncher
 from ollamamax.adapters.engines.llamacpp_process import ChildProcess
 from ollamamax.adapters.system.clock import SystemClock, SystemDice
-from ollamamax.core.errors import EngineError, EngineRefused, InputTooLong
+from ollamamax.core.errors import EngineError, EngineRefused, InputTooLong, Unsupported
 from ollamamax.core.types import (
     AttachedEngine,
     ChatRequest,
@@ -283,6 +283,24 @@ async def test_an_empty_request_is_a_load(world: World) -> None:
     (chunk,) = await answer(world.engine, ChatRequest(model=MODEL))
     assert chunk.done_reason == "load"
     assert not chunk.text
+
+
+@pytest.mark.parametrize("shape", ["prompt", "conversation"])
+async def test_tokens_are_counted_exactly_or_not_at_all(world: World, shape: str) -> None:
+    talk = ChatRequest(model=MODEL, messages=(Message("user", "hello you"),), options=Options(num_predict=1))
+    request = talk if shape == "conversation" else ask("hello you", num_predict=1)
+    counting = msgspec.structs.replace(request, count_only=True)
+    if world.engine.kind is not EngineKind.LLAMACPP:
+        with pytest.raises(Unsupported, match="can't count tokens"):
+            await answer(world.engine, counting)
+        return
+    (counted,) = await answer(world.engine, counting)
+    stats = (await answer(world.engine, request))[-1].stats
+    assert counted.done_reason == "load"
+    assert counted.stats is not None
+    assert stats is not None
+    assert counted.stats.prompt_tokens == stats.prompt_tokens > 0
+    assert counted.stats.eval_tokens == 0
 
 
 async def test_embedding(world: World) -> None:

@@ -1,12 +1,13 @@
 """The checker itself: histories that are known to be fine, and known not to be."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linearizability import NEVER, Op, grow_only_set, is_linearizable, register
+from linearizability import NEVER, Op, grow_only_set, is_linearizable, register, settled
 
 
 def read(called: float, returned: float, result: object) -> Op:
@@ -107,3 +108,55 @@ def dumb(history: list[Op]) -> bool:
 @given(st.lists(OPS, max_size=5))
 def test_it_finds_what_all_orders_would_find(history: list[Op]) -> None:
     assert is_linearizable(history, 0, register) == dumb(history)
+
+
+def unique(history: list[Op]) -> list[Op]:
+    """The same, but nobody writes what another one writes, or what is there at first."""
+
+    def own(place: int, op: Op) -> Op:
+        match op.name:
+            case "write":
+                return replace(op, argument=place + 1)
+            case "cas":
+                return replace(op, argument=(op.argument[0], place + 1))
+        return op
+
+    return [own(place, op) for place, op in enumerate(history)]
+
+
+@given(st.lists(OPS, max_size=5).map(unique))
+def test_settling_changes_no_verdict(history: list[Op]) -> None:
+    assert is_linearizable(settled(history), 0, register) == dumb(history)
+
+
+def test_settled_sets() -> None:
+    adds = [Op(0, NEVER, "add", number) for number in range(30)]
+    reads = [read(10 * number, 10 * number + 1, frozenset(range(number))) for number in range(1, 20)]
+    assert is_linearizable(settled([*adds, *reads]), frozenset(), grow_only_set)
+    assert not is_linearizable(settled([*adds, *reads, read(900, 901, frozenset())]), frozenset(), grow_only_set)
+    late = Op(905, NEVER, "add", 99)
+    assert not is_linearizable(
+        settled([*adds, *reads, read(903, 904, frozenset({99})), late]), frozenset(), grow_only_set
+    )
+
+
+SET_OPS = st.builds(
+    lambda called, lasts, is_read, elements, is_known: Op(
+        called,
+        called + lasts if is_known or is_read else NEVER,
+        "read" if is_read else "add",
+        result=elements if is_read else None,
+    ),
+    st.integers(0, 12).map(lambda place: place * 1.0),
+    st.integers(1, 6).map(lambda lasts: lasts + 0.5),
+    st.booleans(),
+    st.frozensets(st.integers(0, 5), max_size=4),
+    st.booleans(),
+)
+
+
+@given(st.lists(SET_OPS, max_size=6))
+def test_settling_sets_changes_no_verdict(history: list[Op]) -> None:
+    named = [replace(op, argument=place) if op.name == "add" else op for place, op in enumerate(history)]
+    empty: frozenset[int] = frozenset()
+    assert is_linearizable(settled(named), empty, grow_only_set) == is_linearizable(named, empty, grow_only_set)

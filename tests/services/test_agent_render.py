@@ -312,3 +312,9 @@ def test_the_final_chunk_keeps_its_stats_and_gives_its_text_away() -> None:
         [Chunk(text="<thi", token_ids=(1,)), Chunk(text="n", token_ids=(2,), done_reason="length", stats=stats)]
     )
     assert chunks == [Chunk(text="<thin", token_ids=(1, 2)), Chunk(done_reason="length", stats=stats)]
+
+
+def test_a_request_to_count_stays_one_however_its_prompt_is_made() -> None:
+    for of in (model(), model(template=GO)):
+        asked, _ = made(chat(count_only=True), of)
+        assert asked.count_only

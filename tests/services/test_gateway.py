@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from gateway_world import TEXT, LocalTwin, chat, offer, world
+from msgspec.structs import replace
 
 from ollamamax.core.errors import (
     ClientGone,
@@ -218,3 +219,17 @@ async def test_what_routing_is_told_of_a_request() -> None:
         await w.ask()
         assert w.router.facts(chat(limit=1_000)).output_tokens == 7
         assert w.router.facts(EmbedRequest(model="tiny", inputs=("x" * 40,))).output_tokens == 0
+
+
+async def test_counting_is_no_sample_of_the_engines_rates() -> None:
+    async with world() as w:
+        request = replace(chat(content="a b c"), count_only=True)
+        before = w.fleet.snapshot().engines[0]
+        (counted,) = await w.chunks(request)
+        assert counted.stats is not None
+        assert counted.stats.prompt_tokens == 3
+        after = w.fleet.snapshot().engines[0]
+        assert (after.prefill_tps, after.decode_tps) == (before.prefill_tps, before.decode_tps)
+        outcome = w.outcome
+        assert (outcome.kind, outcome.prompt_tokens, outcome.output_tokens) == (OutcomeKind.OK, 3, 0)
+        assert outcome.ttft_ms is None

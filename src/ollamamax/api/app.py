@@ -7,10 +7,10 @@ import structlog
 from starlette.routing import Mount, Route, Router
 from starlette.types import Receive, Scope, Send
 
-from ollamamax.api import inference, models, node
+from ollamamax.api import anthropic_routes, inference, models, node, openai_routes, transfers
 from ollamamax.api.admin import LazyAdmin
 from ollamamax.api.call import TEXT, Call
-from ollamamax.api.errors import openai_form
+from ollamamax.api.errors import anthropic_form, openai_form
 from ollamamax.api.origins import OriginGuard
 from ollamamax.api.ports import ApiConfig, Cluster, Fleet, Gateway, Library, Readiness, Services
 from ollamamax.api.resource import Resource
@@ -151,5 +151,12 @@ def _resources() -> list[Resource]:
         Resource("/api/copy", {"POST": models.copy}),
         Resource("/api/delete", {"DELETE": models.delete}),
         Resource("/api/create", {"POST": models.create}),
+        Resource("/api/pull", {"POST": transfers.pull}),
+        Resource("/api/push", {"POST": transfers.push}),
         Resource("/v1/models", {"GET": models.openai_models}, openai_form),
+        Resource("/v1/completions", {"POST": openai_routes.completion}, openai_form, metered=True),
+        Resource("/v1/embeddings", {"POST": openai_routes.embeddings}, openai_form, metered=True),
+        Resource("/v1/responses", {"POST": openai_routes.response}, openai_form, metered=True),
+        Resource("/v1/messages", {"POST": anthropic_routes.messages}, anthropic_form, metered=True),
+        Resource("/v1/messages/count_tokens", {"POST": anthropic_routes.count_tokens}, anthropic_form, metered=True),
     ]

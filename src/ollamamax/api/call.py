@@ -180,7 +180,7 @@ class Call:
         To close at once would reset the connection, and many clients would lose the reply (RFC 9112, section 9.6).
         """
         status = status_of(error)
-        body = form(status, text_of(error, self.request_id))
+        body = form(status, text_of(error, self.request_id), self.request_id)
         sized = [*headers_of(error), (b"content-length", str(len(body)).encode())]
         await self.start(status, JSON, sized)
         if not isinstance(error, BodyTimeout) and self._more_to_come():

@@ -1,15 +1,15 @@
-"""The one table from errors to HTTP, and the two forms in which clients get them."""
+"""The one table from errors to HTTP, and the forms in which clients get them."""
 
 from collections.abc import Callable
 from typing import Final
 
 from ollamamax.core import errors as e
+from ollamamax.core.dialects import anthropic_answers, openai_answers
 from ollamamax.core.dialects.framing import encode
-from ollamamax.core.dialects.openai_answers import error_body
 from ollamamax.core.types import OutcomeKind
 
-ErrorForm = Callable[[int, str], bytes]
-"""Status and text to a reply's body."""
+ErrorForm = Callable[[int, str, str], bytes]
+"""Status, text and the request's id to a reply's body."""
 
 STATUS: Final[dict[type[BaseException], int]] = {
     e.BadRequest: 400,
@@ -31,6 +31,7 @@ STATUS: Final[dict[type[BaseException], int]] = {
     e.EngineUnavailable: 502,
     e.EngineProtocol: 502,
     e.EngineTimeout: 504,
+    e.RegistryError: 500,  # as Ollama answers it, whatever the registry said
     e.PeerError: 502,
     e.PeerTimeout: 504,
     e.StateError: 500,
@@ -87,11 +88,16 @@ def outcome_of(error: BaseException) -> tuple[OutcomeKind, str]:
     return kind, error.code
 
 
-def ollama_form(status: int, text: str) -> bytes:
+def ollama_form(status: int, text: str, request_id: str) -> bytes:
     """`{"error": "..."}`."""
     return encode({"error": text})
 
 
-def openai_form(status: int, text: str) -> bytes:
+def openai_form(status: int, text: str, request_id: str) -> bytes:
     """OpenAI's error object."""
-    return encode(error_body(status, text))
+    return encode(openai_answers.error_body(status, text))
+
+
+def anthropic_form(status: int, text: str, request_id: str) -> bytes:
+    """Anthropic's error object."""
+    return encode(anthropic_answers.error_body(status, text, request_id))

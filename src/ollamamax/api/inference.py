@@ -1,19 +1,23 @@
-"""Handlers that answer with a model: /api/chat, /api/generate, /api/embed, /v1/chat/completions."""
+"""Handlers that answer with a model: /api/chat, /api/generate, /api/embed, /v1/chat/completions.
+
+What all handlers of that kind share stands here too.
+"""
 
 from typing import Final
 
 from ollamamax.api.call import Call
-from ollamamax.api.streaming import Watch, answer
+from ollamamax.api.streaming import Watch, Writer, answer
 from ollamamax.api.wording import missing_model
 from ollamamax.core.dialects import ollama, openai
 from ollamamax.core.dialects.framing import NDJSON_TYPE, SSE_TYPE
 from ollamamax.core.dialects.ollama_answers import OllamaAnswer, embeddings
 from ollamamax.core.dialects.openai_answers import OpenAiAnswer
 from ollamamax.core.errors import InvalidName, ModelNotFound
-from ollamamax.core.types import ChatRequest
+from ollamamax.core.types import ChatRequest, EmbedRequest, EmbedResult
 
 _NDJSON: Final = NDJSON_TYPE.encode()
-_SSE: Final = SSE_TYPE.encode()
+SSE: Final = SSE_TYPE.encode()
+"""Content type of a stream of events."""
 _COMPLETION_IDS: Final = 999
 
 
@@ -31,7 +35,7 @@ async def _ollama(call: Call, request: ChatRequest, is_chat: bool) -> None:
     # To load or unload is no conversation: one object, even to those who want a stream.
     streamed = request.stream and (bool(request.messages) or request.prompt is not None)
     writer = OllamaAnswer(request.model, is_chat, call.services.stamp)
-    await _answer(call, request, writer, _NDJSON if streamed else b"")
+    await respond(call, request, writer, _NDJSON if streamed else b"")
 
 
 async def chat_completion(call: Call) -> None:
@@ -40,14 +44,20 @@ async def chat_completion(call: Call) -> None:
     request = asked.request
     writer = OpenAiAnswer(
         request.model,
-        f"chatcmpl-{int(call.services.dice.random() * _COMPLETION_IDS)}",
+        completion_id(call, "chatcmpl"),
         call.services.clock.wall_ns() // 1_000_000_000,
         asked.include_usage,
     )
-    await _answer(call, request, writer, _SSE if request.stream else b"")
+    await respond(call, request, writer, SSE if request.stream else b"")
 
 
-async def _answer(call: Call, request: ChatRequest, writer: OllamaAnswer | OpenAiAnswer, stream_type: bytes) -> None:
+def completion_id(call: Call, prefix: str) -> str:
+    """An id in the form that Ollama gives to completions."""
+    return f"{prefix}-{int(call.services.dice.random() * _COMPLETION_IDS)}"
+
+
+async def respond(call: Call, request: ChatRequest, writer: Writer, stream_type: bytes) -> None:
+    """Answer a request in a dialect. stream_type: b"" if it is to be sent whole. Raises: what may still be told."""
     if not request.model:
         raise ModelNotFound("model '' not found")
     call.handed_over = True
@@ -60,12 +70,17 @@ async def _answer(call: Call, request: ChatRequest, writer: OllamaAnswer | OpenA
 async def embed(call: Call) -> None:
     """POST /api/embed."""
     request = ollama.embed_request(await call.body())
+    result = await vectors_of(call, request)
+    await call.reply(200, embeddings(request.model, result, call.elapsed_ns()))
+
+
+async def vectors_of(call: Call, request: EmbedRequest) -> EmbedResult:
+    """The vectors, unless the client leaves meanwhile. Raises: what may still be told; ClientGone."""
     if not request.model:
         raise ModelNotFound("model '' not found")
     call.handed_over = True
     try:
         async with Watch(call):
-            result = await call.services.gateway.embed(call.context, request)
+            return await call.services.gateway.embed(call.context, request)
     except (InvalidName, ModelNotFound):
         raise missing_model(request.model, 'model "{}" not found, try pulling it first') from None
-    await call.reply(200, embeddings(request.model, result, call.elapsed_ns()))

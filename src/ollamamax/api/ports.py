@@ -25,6 +25,7 @@ from ollamamax.core.types import (
     Progress,
     RequestContext,
     TokenView,
+    TransferRequest,
 )
 from ollamamax.ports import ChunkStream, Clock, Dice, Meter, TokenVerifier
 from ollamamax.services.patrol import Patrol
@@ -65,6 +66,14 @@ class Library(Protocol):
 
     def create(self, request: CreateRequest) -> AsyncGenerator[Progress, None]:
         """Steps of the work, the last one "success"."""
+        ...
+
+    def pull(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
+        """From a registry; the last step is "success"."""
+        ...
+
+    def push(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
+        """Into a registry; the last step is "success"."""
         ...
 
     async def copy(self, source: str, destination: str) -> None:

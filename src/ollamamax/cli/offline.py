@@ -1,6 +1,7 @@
 """What can be done where no node runs: by the node's own code, in this process."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from ollamamax.core.types import FoundCluster, Joined
 from ollamamax.settings import Settings
@@ -21,3 +22,13 @@ def discover(settings: Settings, timeout_ms: int) -> Sequence[FoundCluster]:
     from ollamamax.main import discover_offline
 
     return discover_offline(settings, timeout_ms)
+
+
+def restore_state(settings: Settings, snapshot: Path | None) -> tuple[Path, Path | None]:
+    """Put a snapshot of the cluster's state in the place of its file. The snapshot, and where the former file lies now.
+
+    Raises: StoreInUse if a node runs on that home, Conflict if the state is on another node, StateError, StoreError.
+    """
+    from ollamamax.main import restore_state_offline
+
+    return restore_state_offline(settings, snapshot)

@@ -16,6 +16,7 @@ from ollamamax.adapters.network.zenoh_mesh import ZenohMesh
 from ollamamax.adapters.network.zenoh_scout import ZenohScout
 from ollamamax.core.catalog.catalog import Catalog
 from ollamamax.core.errors import Conflict, NodeNotFound
+from ollamamax.core.membership.detector import PeerState
 from ollamamax.core.modelspec import names
 from ollamamax.core.types import (
     PROTOCOL_MAX,
@@ -87,6 +88,7 @@ class ClusterPart:
         self.replica = roots.replica
         self._instance = dice.token_hex(_INSTANCE_BYTES)
         self._events = EventLog()
+        self._host: StateHost | None = None
         self._port = settings.peer.port or free_pair(settings.peer.host)
 
     @classmethod
@@ -109,6 +111,8 @@ class ClusterPart:
         """Tell the others."""
         self._sheet.touch()
         self._events.close()
+        if self._host is not None:
+            self._host.close()
 
     # --- then: everything that other nodes see and ask of this one ----------------------------------------------------
 
@@ -206,6 +210,7 @@ class ClusterPart:
             self._link,
             self._clock,
             self._peers.having,
+            self._reachable,
             node.fleet.local_changed,
         )
 
@@ -223,7 +228,8 @@ class ClusterPart:
             self._sheet.methods(),
         ]
         if self._roots.authority is not None:
-            methods.append(StateHost(self._roots.state).methods())
+            self._host = StateHost(self._roots.state)
+            methods.append(self._host.methods())
         self._server = PeerServer(methods, self._renewal.keys, self._is_revoked)
         stack.push_async_callback(self._server.close, _GRACE_MS)
         peer = self._settings.peer
@@ -249,6 +255,10 @@ class ClusterPart:
 
     def _holders(self, entry: ModelEntry) -> Sequence[NodeRecord]:
         return self._peers.having(names.key(entry.name), entry.digest)
+
+    def _reachable(self) -> Sequence[NodeRecord]:
+        peers = self._membership.peers().items()
+        return [self._record(node_id) for node_id, view in peers if view.state is PeerState.ALIVE]
 
     def _own_record(self) -> NodeRecord | None:
         return self.replica.catalog.nodes.get(self._me.node_id)

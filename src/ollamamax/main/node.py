@@ -14,6 +14,7 @@ from ollamamax import __version__
 from ollamamax.adapters.engines.connector import Connector
 from ollamamax.adapters.engines.llamacpp import LlamaCppLauncher
 from ollamamax.adapters.identity.anonymous import AnonymousVerifier
+from ollamamax.adapters.registry.client import RegistryClient
 from ollamamax.adapters.state.engine_book import FileEngineBook
 from ollamamax.adapters.storage.builtin_model import BuiltinModel
 from ollamamax.adapters.storage.ollama_store import OllamaStore
@@ -55,7 +56,7 @@ async def node(settings: Settings, start_anew: Callable[[], None]) -> AsyncGener
     async with AsyncExitStack() as stack:
         meter = _meter(settings, clock, stack)
         store = OllamaStore(settings.models)
-        library = Library(store, clock, prune=not settings.engine.noprune)
+        library = _library(settings, store, clock, dice, stack)
         await _prepare_store(settings, store, library, clock)
         part = await ClusterPart.open(settings, clock, dice, stack) if settings.peer.is_on else None
         machine = SystemMachine()
@@ -101,6 +102,15 @@ async def node(settings: Settings, start_anew: Callable[[], None]) -> AsyncGener
             if part is not None:
                 part.begin_drain()
             await listener.close(int(settings.listen.shutdown_grace_s * 1000))
+
+
+def _library(settings: Settings, store: OllamaStore, clock: Clock, dice: Dice, stack: AsyncExitStack) -> Library:
+    """The store's models, and the registries that they come from. What it opens is closed by the stack."""
+    registry = RegistryClient(clock, dice, __version__, Path.home() / ".ollama" / "id_ed25519")
+    stack.push_async_callback(registry.close)
+    library = Library(store, registry, clock, dice, prune=not settings.engine.noprune)
+    stack.push_async_callback(library.close)
+    return library
 
 
 async def _fleet(

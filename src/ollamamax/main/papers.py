@@ -13,21 +13,26 @@ from ollamamax import __version__
 from ollamamax.adapters.identity.authority import FileAuthority
 from ollamamax.adapters.identity.node_identity import FileIdentityStore
 from ollamamax.adapters.network.join_client import AiohttpJoinLink
+from ollamamax.adapters.network.peer_link import TlsPeerLink
 from ollamamax.adapters.network.zenoh_scout import ZenohScout
 from ollamamax.adapters.state.snapshot_file import StateSnapshotFile
+from ollamamax.adapters.state.sqlite_snapshots import restore
 from ollamamax.adapters.storage.locks import DirectoryLock
 from ollamamax.adapters.system.clock import SystemClock, SystemDice
 from ollamamax.core.catalog import grammar, join_token
 from ollamamax.core.catalog.catalog import Catalog
-from ollamamax.core.errors import Conflict
+from ollamamax.core.errors import CertificateRefused, Conflict, OllamaMaxError
 from ollamamax.core.types import FoundCluster, Joined
 from ollamamax.ports import Clock, Dice, Identity
 from ollamamax.services import discovering, joining
+from ollamamax.services.node_host import PING
 from ollamamax.settings import Settings
 from ollamamax.settings.values import DEFAULT_PEER_PORT
 
 _ID_BYTES: Final = 8
 _MAX_ADDRESSES: Final = 8
+_ASKED: Final = 3
+_PING_MS: Final = 1_000.0
 _UNUSABLE: Final = ("127.", "169.254.", "fe80:", "::1")
 """Loopback, and addresses that mean something else on each interface."""
 
@@ -35,6 +40,11 @@ _UNUSABLE: Final = ("127.", "169.254.", "fe80:", "::1")
 def cluster_home(settings: Settings) -> Path:
     """Where identity and state lie."""
     return settings.home / "cluster"
+
+
+def state_path(settings: Settings, cluster_id: str) -> Path:
+    """The state's file, on the node that holds it."""
+    return cluster_home(settings) / f"{cluster_id}.db"
 
 
 def snapshot_file(settings: Settings, cluster_id: str) -> StateSnapshotFile:
@@ -119,8 +129,7 @@ async def become_member(
     wanted = join_token.parse(token)
     if standing is not None and not force:
         known = await known_state(settings, standing)
-        is_member = standing.cluster_id == wanted.cluster_id and standing.node_id not in known.revoked
-        if is_member and standing.keys.expires_ns > clock.wall_ns():
+        if standing.cluster_id == wanted.cluster_id and await _is_member(standing, known, clock):
             return _joined(standing, known, was_member=True)
         others = len(known.nodes.keys() - {standing.node_id})
         if standing.cluster_id != wanted.cluster_id and others > 0:
@@ -143,6 +152,25 @@ async def become_member(
     if state is not None:
         await snapshot_file(settings, member.cluster_id).save(state)
     return _joined(member, await known_state(settings, member), was_member=False)
+
+
+async def _is_member(me: Identity, known: Catalog, clock: Clock) -> bool:
+    """Whether these papers are good, as far as anybody can be asked: a removed node is not told of it by the state."""
+    if me.keys.expires_ns <= clock.wall_ns() or me.node_id in known.revoked:
+        return False
+    link = TlsPeerLink(me.keys)
+    try:
+        for record in [one for one in known.nodes.values() if one.node_id != me.node_id][:_ASKED]:
+            try:
+                await link.call(record, PING, b"", timeout_ms=_PING_MS)
+                return True
+            except CertificateRefused:
+                return False
+            except OllamaMaxError:
+                continue
+    finally:
+        await link.close()
+    return True
 
 
 def _joined(member: Identity, known: Catalog, was_member: bool) -> Joined:
@@ -168,3 +196,16 @@ def discover_offline(settings: Settings, timeout_ms: int) -> Sequence[FoundClust
     """Clusters on the LAN. Raises: PeerUnavailable."""
     store = FileIdentityStore(cluster_home(settings))
     return asyncio.run(discovering.discover(ZenohScout(), AiohttpJoinLink(), store, timeout_ms))
+
+
+def restore_state_offline(settings: Settings, snapshot: Path | None) -> tuple[Path, Path | None]:
+    """Put a snapshot in the place of the state's file, while the node does not run: see sqlite_snapshots.restore().
+
+    Raises: StoreInUse, Conflict if another node holds the state, StateError, StoreError.
+    """
+    standing = FileIdentityStore(cluster_home(settings)).load()
+    if standing is None or standing.holder_id != standing.node_id:
+        raise Conflict(
+            f"the node of {settings.home} does not hold the state of a cluster; run this on the node that does"
+        )
+    return restore(state_path(settings, standing.cluster_id), snapshot)

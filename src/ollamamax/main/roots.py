@@ -14,7 +14,7 @@ from ollamamax.adapters.state.remote_state import RemoteState
 from ollamamax.adapters.state.sqlite_state import SqliteState
 from ollamamax.core.catalog.commands import FoundCluster
 from ollamamax.core.types import ClusterMeta, NodeRecord
-from ollamamax.main.papers import cluster_home, identity, snapshot_file
+from ollamamax.main.papers import cluster_home, identity, snapshot_file, state_path
 from ollamamax.ports import Clock, Dice, Identity, StateStore
 from ollamamax.services.control import Control
 from ollamamax.services.renewal import require_current
@@ -58,7 +58,7 @@ async def open_roots(settings: Settings, clock: Clock, dice: Dice, strings: Stri
     link = TlsPeerLink(me.keys, lambda node_id: strings.drop(node_id))
     stack.push_async_callback(link.close)
     if authority is not None:
-        state: StateStore = await SqliteState.open(cluster_home(settings) / f"{me.cluster_id}.db", clock)
+        state: StateStore = await SqliteState.open(state_path(settings, me.cluster_id), clock)
     else:
         require_current(me.keys, clock.wall_ns())
         state = RemoteState(link, lambda: strings.holder() if strings.holder is not None else replica.catalog.holder)

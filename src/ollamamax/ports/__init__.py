@@ -19,6 +19,7 @@ from ollamamax.ports.cluster import (
 )
 from ollamamax.ports.node import (
     AuditSink,
+    BlobPart,
     BlobStore,
     ChunkStream,
     Clock,
@@ -29,15 +30,19 @@ from ollamamax.ports.node import (
     EngineLauncher,
     MachineProbe,
     Meter,
+    PartedBlob,
     RunningEngine,
     StoredManifest,
     TokenVerifier,
 )
+from ollamamax.ports.registry import Body, PartReply, Registry, Remote
 from ollamamax.ports.state import SnapshotFile, StateStore
 
 __all__ = [
     "AuditSink",
+    "BlobPart",
     "BlobStore",
+    "Body",
     "Caller",
     "CertificateAuthority",
     "CertificateFacts",
@@ -58,8 +63,12 @@ __all__ = [
     "MeshRole",
     "Meter",
     "NodeKeys",
+    "PartReply",
+    "PartedBlob",
     "PeerLink",
     "PeerMethods",
+    "Registry",
+    "Remote",
     "RunningEngine",
     "Scout",
     "ScoutedNode",

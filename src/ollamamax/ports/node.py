@@ -1,6 +1,6 @@
 """What one node needs of its machine, its engines and its store."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -67,6 +67,7 @@ class Engine(Protocol):
     def generate(self, request: ChatRequest, served_as: str) -> ChunkStream:
         """Answer; the last chunk has a done_reason and stats. A stream that ends without one raises EngineUnavailable.
 
+        `count_only`: one chunk that tells the prompt's tokens, or Unsupported where the engine can't count.
         Raises: EngineError (before or after the first chunk), Unsupported, InputTooLong.
         """
         ...
@@ -137,6 +138,38 @@ class StoredManifest(Struct, frozen=True):
     modified_ns: int
 
 
+class BlobPart(Struct, frozen=True):
+    """A stretch of a blob that comes by itself. done_bytes: how many of its first bytes are here."""
+
+    offset: int
+    size_bytes: int
+    done_bytes: int = 0
+
+
+class PartedBlob(Protocol):
+    """A blob whose parts come side by side. What has come survives the process, until commit() or a long time."""
+
+    @property
+    def parts(self) -> Sequence[BlobPart]:
+        """All parts in order, as they are now; together they are the blob."""
+        ...
+
+    async def write(self, index: int, data: bytes | bytearray) -> None:
+        """Append to a part, not beyond its end; one writer per part at a time. Raises: DiskFull, StoreError."""
+        ...
+
+    async def commit(self) -> bool:
+        """All parts are done: verify, and be a blob. False if another writer brought the same blob first.
+
+        Raises: DigestMismatch (what had come is removed), DiskFull, StoreError.
+        """
+        ...
+
+    async def close(self) -> None:
+        """What has come stays. Idempotent."""
+        ...
+
+
 class BlobStore(Protocol):
     """Models on disk in Ollama's layout. Digests are `sha256:<64 lower-case hex>`."""
 
@@ -189,6 +222,21 @@ class BlobStore(Protocol):
 
         read: the bytes from an offset on.  False if it was here already. One caller per digest at a time.
         Raises: DigestMismatch (what had arrived is removed), DiskFull, StoreError, and what read() raises.
+        """
+        ...
+
+    async def open_parts(self, digest: str, size_bytes: int, part_sizes: Sequence[int]) -> PartedBlob:
+        """A blob to be written in parts; close it. One per digest at a time.
+
+        What an earlier one left is gone on with, in the parts that it had; else the parts have these sizes.
+        Raises: DiskFull, StoreError.
+        """
+        ...
+
+    async def check_room(self, sizes_bytes: Mapping[str, int]) -> None:
+        """Whether these blobs, by digest, will fit beside what has come of them already.
+
+        Raises: DiskFull saying what is needed and what is free, StoreError.
         """
         ...
 

@@ -117,9 +117,7 @@ class Cluster:
             return ["this node was removed from the cluster: the others refuse it; it can join anew with a token"]
         if self._replica.lost_since_ms is None:
             return []
-        holder = catalog.holder
-        name = f"node '{holder.name}', which holds the cluster's state," if holder is not None else "the state's holder"
-        return [f"{name} can't be reached: answers go on, but nothing of the cluster can be changed"]
+        return [f"nothing of the cluster can be changed now; answers go on. {self._replica.lost_reason}"]
 
     def recent_events(self) -> Sequence[ClusterEvent]:
         """What this node remembers of what happened, oldest first."""

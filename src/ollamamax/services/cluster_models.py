@@ -18,7 +18,7 @@ from msgspec import Struct
 from ollamamax.core.catalog.commands import DropModel, SetModel
 from ollamamax.core.errors import CorruptManifest, ModelNotFound, OllamaMaxError, PeerError, StateUnavailable
 from ollamamax.core.modelspec import names
-from ollamamax.core.types import CreateRequest, NodeRecord, Options, Progress
+from ollamamax.core.types import CreateRequest, NodeRecord, Options, Progress, TransferRequest
 from ollamamax.ports import BlobStore, Caller, Clock, PeerLink, PeerMethods, StoredManifest
 from ollamamax.services.control import Control
 from ollamamax.services.library import Library
@@ -40,7 +40,8 @@ class _Delete(Struct, frozen=True):
 
 
 class ClusterModels:
-    """library: of this node.  having: nodes that can be reached and have a model key, this one not among them.
+    """library: of this node.  having: other nodes that can be reached and have a model key.  reachable: all of those
+    that can be reached.
 
     changed: called after this node's store has changed. `run()` keeps the catalog in step with the store.
     """
@@ -54,6 +55,7 @@ class ClusterModels:
         link: PeerLink,
         clock: Clock,
         having: Callable[[str], Sequence[NodeRecord]],
+        reachable: Callable[[], Sequence[NodeRecord]],
         changed: Callable[[], Awaitable[None]],
     ) -> None:
         self._library = library
@@ -63,6 +65,7 @@ class ClusterModels:
         self._link = link
         self._clock = clock
         self._having = having
+        self._reachable = reachable
         self._changed = changed
         self._due = asyncio.Event()
 
@@ -86,6 +89,22 @@ class ClusterModels:
                 if step.status == "success":
                     await self._register(request.model)
                 yield step
+
+    async def pull(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
+        """Into this node's store; the catalog knows it before "success".
+
+        Raises: as Library.pull, StateUnavailable before any work.
+        """
+        self._check_writable("pull a model")
+        async with aclosing(self._library.pull(request)) as steps:
+            async for step in steps:
+                if step.status == "success":
+                    await self._register(request.model)
+                yield step
+
+    def push(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
+        """From this node's store. Raises: as Library.push."""
+        return self._library.push(request)
 
     async def copy(self, source: str, destination: str) -> None:
         """Where the source is: here, else on a node that has it.
@@ -111,20 +130,22 @@ class ClusterModels:
         """
         self._check_writable("delete a model")
         key = names.key(names.parse(model).short)
-        others = self._having(key)
         is_here = await self._store.manifest(names.parse(model)) is not None
-        if not is_here and not others and key not in self._replica.catalog.models:
+        if not is_here and not self._having(key) and key not in self._replica.catalog.models:
             raise ModelNotFound(f"model '{model}' not found")
-        if is_here:
-            await self._library.delete(model)
-        question = msgspec.msgpack.encode(_Delete(model))
-        for node in others:
-            try:
-                await self._link.call(node, "models.delete", question, timeout_ms=_LIMIT_MS)
-            except PeerError as error:
-                raise type(error)(f"model '{model}' is still on node '{node.name}': {error}; try again") from error
         if key in self._replica.catalog.models:
             await self._control.run(DropModel(key))
+        if is_here:
+            await self._library.delete(model)
+        # All are asked, not only those that are known to have it: one may be getting it at this moment.
+        question = msgspec.msgpack.encode(_Delete(model))
+        await asyncio.gather(*(self._delete_there(node, model, question) for node in self._reachable()))
+
+    async def _delete_there(self, node: NodeRecord, model: str, question: bytes) -> None:
+        try:
+            await self._link.call(node, "models.delete", question, timeout_ms=_LIMIT_MS)
+        except PeerError as error:
+            raise type(error)(f"model '{model}' may still be on node '{node.name}': {error}; try again") from error
 
     async def has_blob(self, digest: str) -> bool:
         """Whether a whole blob of that digest is here."""

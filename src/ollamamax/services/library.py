@@ -1,4 +1,4 @@
-"""The models of this node's store: found, listed, shown, created, copied, deleted.
+"""The models of this node's store: found, listed, shown, created, copied, deleted, pulled, pushed.
 
 One loop owns the store: changes go through one lock; reads see whole manifests, since those are replaced atomically.
 """
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import structlog
 
-from ollamamax.core.errors import ModelNotFound, OllamaMaxError, StoreError
+from ollamamax.core.errors import BlobNotFound, ModelNotFound, OllamaMaxError, StoreError
 from ollamamax.core.modelspec import manifest, modelfile, names
 from ollamamax.core.modelspec.capabilities import capabilities, runs_native
 from ollamamax.core.modelspec.manifest import Config, Layer, Manifest
@@ -24,26 +24,44 @@ from ollamamax.core.types import (
     Options,
     Progress,
     ResolvedModel,
+    TransferRequest,
 )
-from ollamamax.ports import BlobStore, Clock, StoredManifest
+from ollamamax.ports import BlobStore, Clock, Dice, Registry, StoredManifest
 from ollamamax.services.library_create import Creator, discard
 from ollamamax.services.library_show import Parts, shown
+from ollamamax.services.patience import TransferConfig
+from ollamamax.services.pulling import Puller
+from ollamamax.services.pushing import Pusher
 
 _LOG: Final = structlog.get_logger(__name__)
 
 
 class Library:
-    """Over a BlobStore. prune: whether blobs that no model uses any more are removed after a change."""
+    """Over a BlobStore. prune: whether blobs that no model uses any more are removed after a change. Close it."""
 
-    def __init__(self, store: BlobStore, clock: Clock, prune: bool = True) -> None:
+    def __init__(
+        self,
+        store: BlobStore,
+        registry: Registry,
+        clock: Clock,
+        dice: Dice,
+        prune: bool = True,
+        transfers: TransferConfig | None = None,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._prune = prune
         self._changing = asyncio.Lock()
+        self._puller = Puller(store, registry, dice, self._adopt, transfers or TransferConfig())
+        self._pusher = Pusher(store, registry, dice, transfers or TransferConfig())
         self._parts: dict[str, Parts] = {}
         """By digest of the manifest: what never changes under that digest. Those of deleted models are forgotten."""
         self._warned: set[str] = set()
         """Digests of manifests that are known to be of no use: lists are asked for every few seconds."""
+
+    async def close(self) -> None:
+        """End what is being pulled; what has come stays. Idempotent."""
+        await self._puller.close()
 
     # --- reading ----------------------------------------------------------------------------------------------
 
@@ -175,6 +193,14 @@ class Library:
             await self._store.delete_manifest(stored.name)
             await self._remove_unused(stored)
 
+    def pull(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
+        """Get a model from its registry; the last step is "success". Raises: as Puller.pull."""
+        return self._puller.pull(request)
+
+    def push(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
+        """Put a model into its registry; the last step is "success". Raises: as Pusher.push."""
+        return self._pusher.push(request)
+
     async def has_blob(self, digest: str) -> bool:
         """Whether a whole blob of that digest is here."""
         return await self._store.blob_size(digest) is not None
@@ -191,6 +217,19 @@ class Library:
             await self._store.write_blob(body, digest)
         async for _ in self.create(CreateRequest(model=name, files={f"{name}.gguf": digest})):
             pass
+
+    async def _adopt(self, name: ModelName, data: bytes) -> bool:
+        """For the puller: the manifest of blobs that are here; whether others were removed, now unused.
+
+        Raises: BlobNotFound, CorruptManifest, StoreError.
+        """
+        async with self._changing:
+            if not await self._is_whole(manifest.decode(data)):
+                raise BlobNotFound(f"a blob of model '{name.short}' was deleted while it was pulled; pull it again")
+            before = await self._store.manifest(name)
+            await self._store.put_manifest(name, data)
+            _LOG.info("model pulled", model=name.short)
+            return before is not None and await self._remove_unused(before)
 
     # --- parts ------------------------------------------------------------------------------------------------
 
@@ -282,12 +321,14 @@ class Library:
         except StoreError as error:  # the first error is the one to tell
             _LOG.warning("the remains of a failed creation were not removed", model=name.short, reason=str(error))
 
-    async def _remove_unused(self, gone: StoredManifest) -> None:
-        """Blobs of a former manifest that no model uses any more; none, if a manifest can't be read."""
+    async def _remove_unused(self, gone: StoredManifest) -> bool:
+        """Blobs of a former manifest that no model uses any more; none, if a manifest can't be read. Whether any."""
         if not self._prune:
-            return
+            return False
         try:
             unused = manifest.decode(gone.data).digests - await self._store.used_blobs()
             await discard(self._store, unused)
+            return bool(unused)
         except OllamaMaxError as error:
             _LOG.warning("unused blobs were not removed", model=gone.name.short, reason=str(error))
+            return False

@@ -56,6 +56,8 @@ _RECONCILE_MS_PER_NODE: Final = 300.0
 _SPREAD_MS_PER_NODE: Final = 2.0
 _MAX_SPREAD_MS: Final = 2_000.0
 _FEW: Final = 8
+_CLIENTS_PATIENCE: Final = 3.0
+_MAX_APART_MS: Final = 600_000.0
 
 
 class Membership:
@@ -87,6 +89,7 @@ class Membership:
         self._when_heard: list[Callable[[], None]] = []
         self._apart_since_ms: float | None = None
         """Since when the mesh is not heard, or does not reach some node that answers."""
+        self._apart_ms = config.apart_ms
         self._vanished: dict[str, None] = {}
         self._settling: asyncio.TimerHandle | None = None
         self._recount = asyncio.Event()
@@ -307,12 +310,18 @@ class Membership:
 
     def _is_apart(self, alive: Sequence[PeerView]) -> bool:
         now_ms = self._clock.now_ms()
-        is_whole = not self._detector.is_deaf and all(self._detector.has_token(view.record.node_id) for view in alive)
-        if is_whole:
-            self._apart_since_ms = None
-        elif self._apart_since_ms is None:
+        is_deaf = self._detector.is_deaf
+        if not is_deaf and all(self._detector.has_token(view.record.node_id) for view in alive):
+            self._apart_since_ms, self._apart_ms = None, self._config.apart_ms
+            return False
+        if self._apart_since_ms is None:
             self._apart_since_ms = now_ms
-        return self._apart_since_ms is not None and now_ms - self._apart_since_ms >= self._config.apart_ms
+        # Routers first: where they find each other, clients need not look.
+        patience = 1.0 if is_deaf or self.role == _ROUTER else _CLIENTS_PATIENCE
+        if now_ms - self._apart_since_ms < self._apart_ms * patience:
+            return False
+        self._apart_ms = min(self._apart_ms * 2.0, _MAX_APART_MS)
+        return True
 
     def _opened(self) -> None:
         self._apart_since_ms = None

@@ -24,8 +24,8 @@ _MAX_SPREAD_MS: Final = 5_000.0
 class Surroundings(Struct, frozen=True, kw_only=True):
     """What the decision is made from. nodes: all members in the order of joining, this one too.  gone: ids of those.
 
-    routers: ids of those that say they are.  denied: ids of removed nodes.  is_apart: the mesh has been unheard, or
-    unheard for some members that answer directly, for so long that other targets are worth a try.
+    routers: ids of those that say they are.  denied: ids of removed nodes.  is_apart: the mesh was not heard, or did not
+    reach some member that answers, for so long that it is worth to begin anew.
     """
 
     nodes: Mapping[str, NodeRecord]
@@ -98,7 +98,7 @@ class MeshPart:
         decision = self._backbone.step(list(seen.nodes), seen.gone, now_ms)
         config = self._config(MeshRole.ROUTER if decision.is_router else MeshRole.CLIENT, seen)
         wait_ms = min(_LOOK_MS, decision.again_ms - now_ms) if decision.again_ms is not None else _LOOK_MS
-        if self._current is not None and not _is_other(self._current, config, seen.is_apart):
+        if self._current is not None and not seen.is_apart and not _is_other(self._current, config):
             return max(wait_ms, 1.0)
         await self._wait_in_line(config, len(seen.nodes))
         try:
@@ -135,8 +135,6 @@ class MeshPart:
             await asyncio.sleep(self._dice.random() * spread_ms / 1000)
 
 
-def _is_other(current: MeshConfig, wanted: MeshConfig, is_apart: bool) -> bool:
-    """Whether it is worth to begin anew. Other targets alone are not, while the mesh is heard."""
-    if (current.role, current.keys, current.denied) != (wanted.role, wanted.keys, wanted.denied):
-        return True
-    return is_apart and set(current.connect) != set(wanted.connect)
+def _is_other(current: MeshConfig, wanted: MeshConfig) -> bool:
+    """Whether it is worth to begin anew. Other targets alone are not."""
+    return (current.role, current.keys, current.denied) != (wanted.role, wanted.keys, wanted.denied)

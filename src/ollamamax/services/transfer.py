@@ -132,6 +132,8 @@ class Transfer:
                 _LOG.warning("a model can't be had from this node", model=entry.name, node=node.name, reason=str(error))
                 failures.append(f"{node.name}: {error}")
                 continue
+            if self._entry(names.key(entry.name)) is None:
+                raise ModelNotFound(f"model '{entry.name}' was deleted while it was fetched")
             await self._store.put_manifest(_name(entry), data)
             took_ms = round(self._clock.now_ms() - started_ms)
             _LOG.info("model arrived", model=entry.name, node=node.name, bytes=entry.size_bytes, took_ms=took_ms)

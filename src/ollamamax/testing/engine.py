@@ -219,10 +219,12 @@ class TwinEngine(Watched):
         if request.prompt is None and not request.messages:
             reason = "unload" if request.keep_alive_ms == 0 else "load"
             return [[Chunk(done_reason=reason, stats=GenerationStats())]]
-        if self.script is not None:
-            return self.script
         prompt = request.prompt if request.prompt is not None else " ".join(m.content for m in request.messages)
         prompt_ids = (*request.context, *map(token_id, prompt.split()))
+        if request.count_only:
+            return [[Chunk(done_reason="load", stats=GenerationStats(prompt_tokens=len(prompt_ids)))]]
+        if self.script is not None:
+            return self.script
         reads = scripted(self.words, request.options, len(prompt_ids))
         if request.want_context:
             answer = [number for read in reads for chunk in read for number in chunk.token_ids]

@@ -1,13 +1,14 @@
 """A model store in memory."""
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from itertools import accumulate
 
 from ollamamax.core.errors import BlobNotFound, DigestMismatch, DiskFull, StoreError
 from ollamamax.core.modelspec import digests, gguf, manifest
 from ollamamax.core.types import GgufFacts, ModelName
-from ollamamax.ports import StoredManifest
+from ollamamax.ports import BlobPart, StoredManifest
 
 
 class MemoryStore:
@@ -21,6 +22,7 @@ class MemoryStore:
         self._manifests: dict[str, StoredManifest] = {}
         self._blobs: dict[str, tuple[bytes, int]] = {}
         self._partial: dict[str, bytearray] = {}
+        self._parted: dict[str, MemoryParts] = {}
         self._now_ns = 1_700_000_000_000_000_000
 
     async def manifests(self) -> list[StoredManifest]:
@@ -106,6 +108,20 @@ class MemoryStore:
             raise DigestMismatch(f'digest mismatch, expected "{wanted}", got "{got}"')
         return self._add(wanted, bytes(data))
 
+    async def open_parts(self, digest: str, size_bytes: int, part_sizes: Sequence[int]) -> "MemoryParts":
+        """A blob to be written in parts."""
+        wanted = digests.normalise(digest)
+        known = self._parted.get(wanted)
+        if known is None or known.size_bytes != size_bytes:
+            known = self._parted[wanted] = MemoryParts(self, wanted, part_sizes)
+        return known
+
+    async def check_room(self, sizes_bytes: Mapping[str, int]) -> None:
+        """Raises: DiskFull."""
+        begun = [self._parted[digest] for digest in sizes_bytes if digest in self._parted]
+        done = sum(part.done_bytes for blob in begun for part in blob.parts)
+        self._reserve("the store", sum(sizes_bytes.values()) - done)
+
     async def put_bytes(self, data: bytes) -> tuple[str, bool]:
         """(digest, newly created). Raises: DiskFull."""
         digest = f"sha256:{_hex(data)}"
@@ -153,6 +169,43 @@ class MemoryStore:
     def _tick(self) -> int:
         self._now_ns += 1_000_000_000
         return self._now_ns
+
+
+class MemoryParts:
+    """Twin of a blob whose parts come side by side."""
+
+    def __init__(self, store: MemoryStore, digest: str, part_sizes: Sequence[int]) -> None:
+        self._store = store
+        self._digest = digest
+        self._data = [bytearray() for _ in part_sizes]
+        self._sizes = list(part_sizes)
+        self.size_bytes = sum(part_sizes)
+
+    @property
+    def parts(self) -> Sequence[BlobPart]:
+        """As they are now."""
+        offsets = accumulate(self._sizes, initial=0)
+        each = zip(offsets, self._sizes, self._data, strict=False)  # one offset too many: that of the end
+        return [BlobPart(offset, size_bytes, len(data)) for offset, size_bytes, data in each]
+
+    async def write(self, index: int, data: bytes | bytearray) -> None:
+        """Append to a part. Raises: DiskFull."""
+        assert len(self._data[index]) + len(data) <= self._sizes[index], "a part was sent more bytes than it has"
+        self._store._reserve(self._digest, sum(map(len, self._data)) + len(data))
+        self._data[index] += data
+
+    async def commit(self) -> bool:
+        """Raises: DigestMismatch."""
+        whole = b"".join(self._data)
+        assert len(whole) == self.size_bytes, "a part is not done"
+        got = f"sha256:{_hex(whole)}"
+        self._store._parted.pop(self._digest, None)
+        if got != self._digest:
+            raise DigestMismatch(f"digest mismatch, file must be downloaded again: want {self._digest}, got {got}")
+        return self._store._add(self._digest, whole)
+
+    async def close(self) -> None:
+        """What has come stays."""
 
 
 def _hex(data: bytes) -> str:

@@ -7,6 +7,7 @@ tools, with images, or in a form whose thinking only llama.cpp's own parser know
 import asyncio
 import sys
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -145,6 +146,9 @@ class LlamaCppEngine:
             yield [Chunk(done_reason="load", stats=GenerationStats())]
             return
         try:
+            if request.count_only:
+                yield [Chunk(done_reason="load", stats=GenerationStats(prompt_tokens=await self._count(request)))]
+                return
             async with aclosing(await self._route(request)) as stream:
                 async for chunks in stream:
                     yield chunks
@@ -184,17 +188,39 @@ class LlamaCppEngine:
         """Text of ids."""
         return (await self._http.post("/detokenize", {"tokens": tokens}, wire.content_decoder)).content
 
+    async def _count(self, request: ChatRequest) -> int:
+        """Tokens of the prompt that a request to be answered would be. Raises: Unsupported, EngineError."""
+        if any(message.images for message in request.messages):
+            raise Unsupported("the tokens of images can't be counted; leave the images out")
+        if request.prompt is not None:
+            prompt = request.prompt
+        elif _forces_call(request):
+            prompt = await self._prompt_of_call(request)
+        else:
+            prompt = await self._rendered(request)
+        return len(request.context) + len(await self._prompt_ids(prompt))
+
+    async def _rendered(self, request: ChatRequest) -> str:
+        """The conversation as a prompt, by the GGUF's own template."""
+        return (await self._http.post("/apply-template", wire.template_body(request), wire.rendered_decoder)).prompt
+
+    async def _prompt_ids(self, prompt: str | list[int | str]) -> tuple[int, ...]:
+        """Ids of a whole prompt, the special tokens that belong to it included."""
+        return (
+            await self._http.post("/tokenize", {"content": prompt, "add_special": True}, wire.tokens_decoder)
+        ).tokens
+
     async def _route(self, request: ChatRequest) -> ChunkStream:
         if request.prompt is not None:
             return self._complete(request, request.prompt, wire.format_schema(request), None)
         has_images = any(message.images for message in request.messages)
         if has_images and not self._spec.projector_path:
             raise Unsupported("this model does not support images")
-        if request.tools and request.tool_choice not in ("auto", "none") and not has_images:
+        if _forces_call(request) and not has_images:
             return self._forced_call(request)
         if has_images or self._has_own_form or (request.tools and request.tool_choice != "none"):
             return self._chat(request)
-        prompt = (await self._http.post("/apply-template", wire.template_body(request), wire.rendered_decoder)).prompt
+        prompt = await self._rendered(request)
         if not self._thinks:
             return self._complete(request, prompt, wire.format_schema(request), None)
         is_open = prompt.rstrip().endswith(_OPEN)
@@ -209,12 +235,7 @@ class LlamaCppEngine:
     ) -> ChunkStream:
         body = wire.completion_body(request, prompt, self._spec.ctx_tokens, schema)
         top = request.top_logprobs if request.logprobs else -1
-
-        async def prompt_ids() -> tuple[int, ...]:
-            content = {"content": body["prompt"], "add_special": True}
-            return (await self._http.post("/tokenize", content, wire.tokens_decoder)).tokens
-
-        wanted = prompt_ids if request.want_context else None
+        wanted = partial(self._prompt_ids, body["prompt"]) if request.want_context else None
         gatherer = CompletionGatherer(self._spec.name, self, splitter, top, wanted)
         return relay(self._spec.name, self._http.stream(lambda: ("/completion", body)), EventSplitter(), gatherer)
 
@@ -231,10 +252,7 @@ class LlamaCppEngine:
         The chat endpoint has a way to force calls too, but where it can't make out a template's form it forces nothing
         and does not say so.
         """
-        body = wire.template_body(msgspec.structs.replace(request, think=False))
-        prompt = (await self._http.post("/apply-template", body, wire.rendered_decoder)).prompt
-        if self._tags_calls:
-            prompt += f"{_CALL_TAG}\n"  # where such a model learned to write the JSON of a call
+        prompt = await self._prompt_of_call(request)
         text = ""
         ids: tuple[int, ...] = ()
         async with aclosing(self._complete(request, prompt, wire.forced_call_schema(request), None)) as stream:
@@ -248,6 +266,11 @@ class LlamaCppEngine:
             return
         made = ToolCall(id=self._call_id(), index=0, name=call.name, arguments=bytes(call.arguments).decode())
         yield [Chunk(tool_calls=(made,), token_ids=ids), chunks[-1]]
+
+    async def _prompt_of_call(self, request: ChatRequest) -> str:
+        prompt = await self._rendered(msgspec.structs.replace(request, think=False))
+        # Where such a model learned to write the JSON of a call.
+        return f"{prompt}{_CALL_TAG}\n" if self._tags_calls else prompt
 
     def _call_id(self) -> str:
         return f"call_{self._dice.token_hex(4)}"
@@ -264,3 +287,7 @@ class LlamaCppEngine:
         except TimeoutError:
             return error
         return error if self._child.was_asked else EngineCrashed(CRASHED)
+
+
+def _forces_call(request: ChatRequest) -> bool:
+    return bool(request.tools) and request.tool_choice not in ("auto", "none")

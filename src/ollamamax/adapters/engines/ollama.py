@@ -54,6 +54,8 @@ class OllamaEngine:
         """Through /api/chat, or /api/generate for a prompt. Raises: EngineError, Unsupported, InvalidOption."""
 
         def ask() -> tuple[str, Any]:
+            if request.count_only:
+                raise Unsupported("Ollama's API can't count tokens; use a model of this node's own store")
             if request.tools and request.tool_choice not in ("auto", "none"):
                 raise Unsupported(
                     "Ollama's API can't force a tool call; leave tool_choice at auto, or use another engine"

@@ -60,6 +60,7 @@ class TlsPeerLink:
             async with asyncio.timeout(timeout_ms / 1000):
                 await exchange.send()
                 answer = await exchange.whole(MAX_BODY_BYTES)
+                status = exchange.status
         except TimeoutError:
             self._distrust(node)
             raise PeerTimeout(f"node {node.name} did not answer within {timeout_ms:g} ms") from None
@@ -67,7 +68,7 @@ class TlsPeerLink:
             raise _translated(error, node, exchange.has_begun) from None
         finally:
             exchange.close()
-        if exchange.status != _OK:
+        if status != _OK:
             raise _refusal(answer, node)
         if len(answer) > MAX_BODY_BYTES:
             raise PeerProtocol(f"node {node.name} answered with more than {MAX_BODY_BYTES} bytes")

@@ -122,7 +122,7 @@ class PeerPool:
             raise PeerUnavailable(f"{address}: no answer within {self._limits.connect_s:g} s") from None
         except OSError as error:
             raise PeerUnavailable(f"{address}: {error.strerror or error}") from None
-        with suppress(OSError):  # gone again: the first read will tell
+        with suppress(OSError, AttributeError):  # gone again: the first read will tell
             watch_over(transport.get_extra_info("socket"))
         return address, connection
 

@@ -29,6 +29,8 @@ _ROUND_S: Final = 1.0
 _ACCEPT_PAUSE_S: Final = 0.2
 _LAST_WORDS_S: Final = 1.0
 _SHUTDOWN_S: Final = 1.0
+_SILENT_S: Final = 5.0
+"""Between two lines of the log about who was refused."""
 _REMOVED: Final = error_body(CertificateRefused("this node was removed from the cluster"))
 _FAREWELL: Final = b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (
     len(_REMOVED),
@@ -74,6 +76,8 @@ class PeerServer:
         self._listening: list[socket.socket] = []
         self._accepting: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._refusals = 0
+        self._silent_until_s = 0.0
         self._handshakes = asyncio.Semaphore(self._limits.handshakes)
 
     # --- life -------------------------------------------------------------------------------------------------
@@ -190,16 +194,16 @@ class PeerServer:
         papers = tls.papers_of(encrypted)
         if papers is None or papers.cluster_id != self._keys.cluster_id:
             if papers is not None or not tls.is_joining(encrypted):
-                _LOG.info("a peer without a certificate of this cluster is refused", address=address)
+                self._refused("it shows no certificate of this cluster", address)
                 return None
             papers = tls.Papers("", "", "")
         if self._count[papers.node_id] >= (self._limits.per_peer if papers.node_id else self._limits.joining):
-            _LOG.warning("a peer has too many connections", node=papers.node_id, address=address)
+            self._refused("it has too many connections", address, papers.node_id)
             return None
         self._count[papers.node_id] += 1
         self._guards[guard] = papers.key_hash
         if papers.node_id and self._is_revoked(papers.node_id, papers.key_hash):
-            _LOG.warning("a node that was removed is refused", node=papers.node_id, address=address)
+            self._refused("it was removed", address, papers.node_id)
             return Entry(Caller(papers.node_id, address), _FAREWELL)
         return Entry(Caller(papers.node_id, address))
 
@@ -214,6 +218,14 @@ class PeerServer:
             self._count[node_id] -= 1
             if not self._count[node_id]:
                 del self._count[node_id]
+
+    def _refused(self, reason: str, address: str, node_id: str = "") -> None:
+        """Say so, but let nobody fill the log."""
+        self._refusals += 1
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._silent_until_s:
+            _LOG.warning("a peer is refused", reason=reason, address=address, node=node_id, refusals=self._refusals)
+            self._refusals, self._silent_until_s = 0, now_s + _SILENT_S
 
     async def _answer(self, guard: PeerGuard, request: web.BaseRequest) -> web.StreamResponse:
         node_id = guard.caller.node_id

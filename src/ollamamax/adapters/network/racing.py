@@ -23,6 +23,11 @@ async def first_of(
     failures: list[OllamaMaxError] = []
     running: set[asyncio.Task[T]] = set()
     waiting = list(attempts)
+
+    def drop(late: asyncio.Task[T]) -> None:
+        if not late.cancelled() and late.exception() is None:
+            discard(late.result())
+
     try:
         while waiting or running:
             if waiting:
@@ -32,17 +37,33 @@ async def first_of(
             )
             for task in done:
                 running.discard(task)
-                try:
+                failure = task.exception()
+                if failure is None:
+                    await _end(running, drop, task)
                     return task.result()
-                except OllamaMaxError as failure:
-                    failures.append(failure)
+                if not isinstance(failure, OllamaMaxError):
+                    raise failure
+                failures.append(failure)
         return failures
     finally:
-        for task in running:
-            task.cancel()
-        for late in await asyncio.gather(*running, return_exceptions=True):
-            if not isinstance(late, BaseException):
-                discard(late)
+        await _end(running, drop)
+
+
+async def _end(
+    running: "set[asyncio.Task[T]]", drop: "Callable[[asyncio.Task[T]], None]", winner: "asyncio.Task[T] | None" = None
+) -> None:
+    """Cancel and await those that run. What they give all the same is dropped; if we are cancelled, the winner too."""
+    ending = tuple(running)
+    running.clear()
+    for task in ending:
+        task.add_done_callback(drop)
+        task.cancel()
+    try:
+        await asyncio.gather(*ending, return_exceptions=True)
+    except asyncio.CancelledError:
+        if winner is not None:
+            drop(winner)
+        raise
 
 
 async def _run(attempt: Callable[[], Awaitable[T]]) -> T:

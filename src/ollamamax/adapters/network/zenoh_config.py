@@ -15,6 +15,7 @@ SCOUT_ADDRESS: Final = "224.0.0.224:11436"
 OPEN_LIMIT_MS: Final = 2_000
 """For one address, TLS included."""
 _CLIENT_SCOUT_MS: Final = 2_000
+_SETTLE_MS: Final = 500
 _MAX_SESSIONS: Final = 10_000
 _MAX_PENDING: Final = 1_000
 _ALL_MESSAGES: Final = (
@@ -77,7 +78,8 @@ def _callable(address: str) -> str:
 
 def _scouting(is_found: bool, is_looking: bool) -> dict[str, Any]:
     return {
-        "delay": 0,
+        # Before a router says anything: what it declares while its links to others come up is lost on them for good.
+        "delay": _SETTLE_MS,
         "timeout": _CLIENT_SCOUT_MS,
         "gossip": {"enabled": False},
         "multicast": {

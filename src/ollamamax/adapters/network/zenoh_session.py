@@ -76,6 +76,12 @@ class ZenohSession:
     def close(self) -> None:
         """Leave; the others are told at once."""
         self.mute()
+        # One by one: a router that ends while its neighbours do panics over what it still has declared.
+        while self._declared:
+            try:
+                self._declared.pop().undeclare()
+            except zenoh.ZError:
+                continue
         self._session.close()
 
     def put(self, data: bytes) -> None:

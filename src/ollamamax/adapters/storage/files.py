@@ -52,7 +52,7 @@ def explained(path: Path, needed_bytes: int = 0) -> Generator[None, None, None]:
 
 def _explain(error: OSError, path: Path, needed_bytes: int) -> StoreError:
     if error.errno in _FULL:
-        return DiskFull(f"disk full: {path} needs at least {needed_bytes} bytes and {_free_bytes(path)} are free")
+        return DiskFull(f"disk full: {path} needs at least {needed_bytes} bytes and {free_bytes(path)} are free")
     if error.errno in _REFUSED:
         return StoreReadOnly(
             f"can't write {path}: {error.strerror}; give this user write access or use another directory"
@@ -60,7 +60,8 @@ def _explain(error: OSError, path: Path, needed_bytes: int) -> StoreError:
     return StoreError(f"can't access {path}: {error.strerror or error}")
 
 
-def _free_bytes(path: Path) -> int:
+def free_bytes(path: Path) -> int:
+    """What can still be written at the path by this user; 0 if nobody knows."""
     for directory in path.parents:
         try:
             return shutil.disk_usage(directory).free

@@ -9,7 +9,7 @@ Every file is written beside its place, synced and renamed: a crash leaves the o
 runs in threads.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,7 @@ from ollamamax.adapters.storage import pruning
 from ollamamax.adapters.storage.blob_files import BlobFiles, IncomingBlob
 from ollamamax.adapters.storage.files import in_thread
 from ollamamax.adapters.storage.manifest_files import ManifestFiles
+from ollamamax.adapters.storage.parted_blob import PartedBlobFiles, check_room
 from ollamamax.adapters.storage.partial_blob import PartialBlob
 from ollamamax.core.types import GgufFacts, ModelName
 from ollamamax.ports import StoredManifest
@@ -120,6 +121,14 @@ class OllamaStore:
                     await in_thread(partial.write, full)
         finally:
             await in_thread(partial.write, buffer)
+
+    async def open_parts(self, digest: str, size_bytes: int, part_sizes: Sequence[int]) -> PartedBlobFiles:
+        """A blob to be written in parts; close it. Raises: DiskFull, StoreError."""
+        return await PartedBlobFiles.open(self._blobs, digest, size_bytes, part_sizes)
+
+    async def check_room(self, sizes_bytes: Mapping[str, int]) -> None:
+        """Raises: DiskFull saying what is needed and what is free, StoreError."""
+        await in_thread(check_room, self._blobs, sizes_bytes)
 
     async def put_bytes(self, data: bytes) -> tuple[str, bool]:
         """Store a small blob; (digest, newly created). Raises: DiskFull, StoreReadOnly, StoreError."""

@@ -1,9 +1,12 @@
 """`ollamamax join`."""
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
+
+_BACK_S: Final = 30.0
+_LOOK_S: Final = 0.1
 
 
 def command(
@@ -53,7 +56,29 @@ def _by_the_node(token: str, name: str, force: bool) -> dict[str, Any] | None:
 
     body = {"token": token, "name": name, "force": force}
     joined: dict[str, Any] | None = ask_node(lambda client: client.post("/admin/v1/cluster/join", body))
+    if joined is not None and not joined["was_member"]:
+        _wait_until_it_is_back(joined["cluster_id"])
     return joined
+
+
+def _wait_until_it_is_back(cluster_id: str) -> None:
+    """It starts its services anew in its new cluster; answers under way end first."""
+    import time
+
+    from ollamamax.cli.client import Unreachable, connect
+    from ollamamax.cli.errors import CliError
+
+    deadline = time.monotonic() + _BACK_S
+    with connect() as client:
+        while True:
+            try:
+                if client.get("/admin/v1/cluster")["cluster_id"] == cluster_id:
+                    return
+            except Unreachable:
+                pass
+            if time.monotonic() > deadline:
+                raise CliError(f"the node has joined, but is not back after {_BACK_S:g} s; its log tells why")
+            time.sleep(_LOOK_S)
 
 
 def _by_ourselves(token: str, name: str, force: bool, home: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Requests of Ollama's API that are about models: show, copy, delete, create."""
+"""Requests of Ollama's API that are about models: show, copy, delete, create, pull, push."""
 
 from posixpath import isabs, normpath
 from typing import Any, Final
@@ -9,7 +9,7 @@ from ollamamax.core.dialects.ollama import read_messages, read_options
 from ollamamax.core.dialects.reading import Fields, decode_object
 from ollamamax.core.errors import BadRequest, Unsupported
 from ollamamax.core.options import parse_options
-from ollamamax.core.types import CreateRequest, Options
+from ollamamax.core.types import CreateRequest, Options, TransferRequest
 
 _CREATE: Final = frozenset(
     {
@@ -97,6 +97,26 @@ def create_request(body: bytes) -> tuple[CreateRequest, bool]:
         quantize=fields.text("quantize") or fields.text("quantization") or "",
     )
     return request, fields.flag("stream") is not False
+
+
+def pull_request(body: bytes) -> tuple[TransferRequest, bool]:
+    """A body of /api/pull, and whether progress is streamed. Raises: BadRequest."""
+    return _transfer_request(body, "PullRequest")
+
+
+def push_request(body: bytes) -> tuple[TransferRequest, bool]:
+    """A body of /api/push, and whether progress is streamed. Raises: BadRequest."""
+    request, streamed = _transfer_request(body, "PushRequest")
+    if not request.model:
+        raise BadRequest("model is required")
+    return request, streamed
+
+
+def _transfer_request(body: bytes, struct: str) -> tuple[TransferRequest, bool]:
+    known = frozenset({"model", "name", "insecure", "username", "password", "stream"})
+    fields = Fields(decode_object(body, struct), known, f"{struct}.")
+    model = fields.text("model") or fields.text("name") or ""
+    return TransferRequest(model, bool(fields.flag("insecure"))), fields.flag("stream") is not False
 
 
 def _required_model(fields: Fields) -> str:

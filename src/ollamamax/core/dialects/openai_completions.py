@@ -86,7 +86,7 @@ class CompletionAnswer:
     Mutates: counts the characters that were told, which is where the next logprobs stand.
     """
 
-    __slots__ = ("_base", "_head", "_identity", "_include_usage", "_offset", "_tail")
+    __slots__ = ("_head", "_identity", "_include_usage", "_offset", "_tail")
 
     def __init__(self, model: str, completion_id: str, created_s: int, include_usage: bool) -> None:
         self._identity = {
@@ -99,8 +99,7 @@ class CompletionAnswer:
         self._include_usage = include_usage
         self._offset = 0
         usage = b',"usage":' + encode(usage_of(GenerationStats())) if include_usage else b""
-        self._base = b"data: " + encode(self._identity)[:-1] + b',"choices":['
-        self._head = self._base + b'{"text":'
+        self._head = b"data: " + encode(self._identity)[:-1] + b',"choices":[{"text":'
         self._tail = b',"index":0,"finish_reason":null}]' + usage + b"}\n\n"
 
     def frames(self, chunks: Iterable[Chunk], wall_ns: int, elapsed_ns: int) -> bytes:

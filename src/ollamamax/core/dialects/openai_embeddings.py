@@ -27,9 +27,7 @@ def embeddings(body: bytes) -> Embeddings:
     fields = Fields(decode_object(body, "EmbedRequest"), _EMBED, "EmbedRequest.")
     encoding = fields.text("encoding_format") or ""
     if encoding.lower() not in _ENCODINGS:
-        raise BadRequest(
-            f"Invalid value for 'encoding_format' = {encoding}. Supported values: ['float', 'base64']."
-        )
+        raise BadRequest(f"Invalid value for 'encoding_format' = {encoding}. Supported values: ['float', 'base64'].")
     request = EmbedRequest(
         model=fields.text("model") or "",
         inputs=_inputs(fields.any("input")),

@@ -9,7 +9,7 @@ Ignored: background, include, parallel_tool_calls, store, user and whatever else
 
 from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from ollamamax.core.dialects.openai import (
     DEFAULT_TEMPERATURE,
@@ -49,10 +49,10 @@ _TOOL: Final = frozenset({"type", "name", "description", "parameters", "tools"})
 
 
 class ResponseRequest(Struct, frozen=True):
-    """A chat request, and the fields of it that each object of the reply repeats."""
+    """A chat request, and the fields of it, as JSON, that each object of the reply repeats."""
 
     request: ChatRequest
-    repeated: dict[str, Any]
+    repeated: dict[str, Raw]
 
 
 def response_request(body: bytes) -> ResponseRequest:
@@ -95,7 +95,7 @@ def response_request(body: bytes) -> ResponseRequest:
         "max_output_tokens": max_tokens,
         "metadata": fields.object("metadata") or {},
     }
-    return ResponseRequest(request, repeated)
+    return ResponseRequest(request, {name: Raw(to_json(value).encode()) for name, value in repeated.items()})
 
 
 def _refuse_state(fields: Fields) -> None:
@@ -133,8 +133,8 @@ def _tools(fields: Fields, namespace: str) -> tuple[dict[str, Any], ...]:
         tool = fields.nested("tools", item, _TOOL, "openai.ResponsesTool")
         name = tool.text("name") or ""
         match tool.text("type"):
-            case "namespace":
-                tools += _tools(tool, qualified(namespace, name))
+            case "namespace" if not namespace:  # they do not nest
+                tools += _tools(tool, name)
             case "function":
                 if not name:
                     raise BadRequest("a tool of type function needs a name")

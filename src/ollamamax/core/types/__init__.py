@@ -46,6 +46,7 @@ from ollamamax.core.types.requests import (
     Principal,
     RequestContext,
     ToolCall,
+    TransferRequest,
 )
 from ollamamax.core.types.state import (
     Compare,
@@ -122,5 +123,6 @@ __all__ = [
     "TokenRecord",
     "TokenView",
     "ToolCall",
+    "TransferRequest",
     "TxnResult",
 ]

@@ -134,3 +134,10 @@ class CreateRequest(Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any] = {}
     messages: tuple[Message, ...] | None = None
     quantize: str = ""
+
+
+class TransferRequest(Struct, frozen=True):
+    """What /api/pull and /api/push ask. model: as written, maybe with a scheme.  insecure: plain HTTP is allowed."""
+
+    model: str
+    insecure: bool = False
