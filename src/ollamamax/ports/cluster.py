@@ -10,7 +10,10 @@ from ollamamax.core.types import NodeRecord, StateRange
 
 
 class Caller(Struct, frozen=True):
-    """Who calls a peer method, as its certificate says. node_id: "" for one that has no certificate yet (joining)."""
+    """Who calls a peer method, as its certificate says. node_id: "" for one that has no certificate yet (joining).
+
+    address: the host that it calls from, without the port.
+    """
 
     node_id: str
     address: str = ""
@@ -49,7 +52,8 @@ class PeerLink(Protocol):
     ) -> AsyncGenerator[list[bytes], None]:
         """A streamed answer, frames in order; closing the generator ends the work at the other side.
 
-        idle_ms: between two reads. Nothing is sent before the first item is asked for.
+        idle_ms: without a sign of life of that node. Its listener gives one each second while its handler is quiet, so
+        a limit for what the handler does is the reader's own. Nothing is sent before the first item is asked for.
         """
         ...
 

@@ -65,8 +65,8 @@ def _wait_until_it_is_back(cluster_id: str) -> None:
     """It starts its services anew in its new cluster; answers under way end first."""
     import time
 
-    from ollamamax.cli.client import Unreachable, connect
-    from ollamamax.cli.errors import CliError
+    from ollamamax.cli.client import connect
+    from ollamamax.cli.errors import CliError, Unreachable
 
     deadline = time.monotonic() + _BACK_S
     with connect() as client:
