@@ -28,6 +28,9 @@ check: $(VENV)/.ready-dev ## lint, types, layers, and every branch of core reach
 bench: $(VENV)/.ready-dev ## measure; prints ratios against baselines in the same run
 	$(BIN)/python bench/gateway.py
 	$(BIN)/python bench/engine.py
+	$(BIN)/python bench/routing.py
+	$(BIN)/python bench/peers.py
+	$(BIN)/python bench/mesh.py
 
 lock: $(VENV)/.ready-dev ## renew the lock files from pyproject.toml
 	$(PIP) install --quiet uv

@@ -1,7 +1,7 @@
 """Whether this node wants requests: its phase, and whether its store can be used."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Final
 
@@ -19,11 +19,21 @@ class Phase(Enum):
 
 
 class NodeReadiness:
-    """`phase` is set by whoever starts and stops the node. probe: raises an OllamaMaxError if the store is unusable."""
+    """`phase` is set by whoever starts the node. probe: raises an OllamaMaxError if the store is unusable.
 
-    def __init__(self, probe: Callable[[], Awaitable[object]]) -> None:
+    drains: called when the node is to take no new requests.
+    """
+
+    def __init__(self, probe: Callable[[], Awaitable[object]], drains: Sequence[Callable[[], None]] = ()) -> None:
         self.phase = Phase.STARTING
         self._probe = probe
+        self._drains = drains
+
+    def drain(self) -> None:
+        """Take no new requests; those under way go on."""
+        self.phase = Phase.DRAINING
+        for begin_drain in self._drains:
+            begin_drain()
 
     async def reasons(self) -> list[str]:
         """Why no requests should come here; empty = ready."""

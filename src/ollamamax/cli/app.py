@@ -19,6 +19,8 @@ from ollamamax.cli.commands import (
     node,
     nodes,
     ps,
+    pull,
+    push,
     rm,
     run,
     serve,
@@ -52,6 +54,8 @@ app.command("ls", hidden=True)(list_command.command)
 app.command("ps")(ps.command)
 app.command("show")(show.command)
 app.command("create")(create.command)
+app.command("pull")(pull.command)
+app.command("push")(push.command)
 app.command("cp")(cp.command)
 app.command("rm")(rm.command)
 app.command("stop")(stop.command)

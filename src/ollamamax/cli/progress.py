@@ -6,7 +6,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 
 class ProgressView:
@@ -21,6 +29,7 @@ class ProgressView:
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),
+            TimeRemainingColumn(compact=True),
             console=console,
             disable=quiet or self._lines,
         )
@@ -52,6 +61,10 @@ class ProgressView:
         if status not in self._tasks:
             self._tasks[status] = self._bars.add_task(status, total=total)
         self._bars.update(self._tasks[status], completed=item.get("completed", 0))
+
+    def say(self, text: str) -> None:
+        """A line of words."""
+        self._line(text)
 
     def _line(self, text: str) -> None:
         """Each once in a row."""

@@ -76,6 +76,7 @@ def look_up(client: Client, model: str, *, verbose: bool = False) -> dict[str, A
             raise
         raise CliError(
             f"{error}. `ollamamax list` shows the models that are here; "
+            f"`ollamamax pull {model}` gets it from a registry; "
             f"`ollamamax create {model} -f Modelfile` makes one from a GGUF file.",
             status=404,
         ) from error

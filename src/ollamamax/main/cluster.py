@@ -121,36 +121,12 @@ class ClusterPart:
 
         Raises: Conflict for a port in use, NodeConflict if another process is this node, StoreError, StateError.
         """
-        me, clock, dice = self._me, self._clock, self._dice
         self._loops = loops
+        self._node = node
         loops.start(self.replica.run(), "replica")
         if self._roots.authority is not None and self.replica.catalog.meta is None:
-            await self._roots.control.run(founding(self._settings, self._roots, clock.wall_ns()))
-        self._issuer = Issuer(
-            authority=self._roots.authority,
-            store=self._roots.papers,
-            identity=me,
-            control=self._roots.control,
-            replica=self.replica,
-            link=self._link,
-            clock=clock,
-            dice=dice,
-            version=__version__,
-        )
-        self._renewal = Renewal(self._roots.papers, me, self._issuer, self._on_renewed, clock, dice)
-        await self._renewal.start()
-        standing = Standing(
-            me.node_id,
-            self._instance,
-            __version__,
-            self._addresses,
-            self._roots.state,
-            self.replica,
-            self._roots.control,
-            self._link,
-        )
-        await standing.require_sole()
-        self._node = node
+            await self._roots.control.run(founding(self._settings, self._roots, self._clock.wall_ns()))
+        standing = await self._stand()
         facts = NodeFactsSource(node.fleet, node.machine, self._base_facts)
         await facts.measure()
         await self._meet_the_others(node, facts, stack)
@@ -158,14 +134,14 @@ class ClusterPart:
         self.replica.watch(self._on_catalog)
         self.replica.watch_contact(self._on_contact)
         self.cluster = Cluster(
-            me.node_id,
+            self._me.node_id,
             self.replica,
             self._roots.control,
             self._membership,
             self._issuer,
             self._events,
             facts,
-            clock,
+            self._clock,
             self._doors(start_anew),
         )
         for name, work in (
@@ -178,6 +154,35 @@ class ClusterPart:
         ):
             loops.start(work, name)
         stack.push_async_callback(standing.close)
+
+    async def _stand(self) -> Standing:
+        """Papers that are good, and that are this process's alone. Raises: CertificateRefused, NodeConflict."""
+        me, roots = self._me, self._roots
+        self._issuer = Issuer(
+            authority=roots.authority,
+            store=roots.papers,
+            identity=me,
+            control=roots.control,
+            replica=self.replica,
+            link=self._link,
+            clock=self._clock,
+            dice=self._dice,
+            version=__version__,
+        )
+        self._renewal = Renewal(roots.papers, me, self._issuer, self._on_renewed, self._clock, self._dice)
+        self._link.replace_keys(await self._renewal.start())
+        standing = Standing(
+            me.node_id,
+            self._instance,
+            __version__,
+            self._addresses,
+            roots.state,
+            self.replica,
+            roots.control,
+            self._link,
+        )
+        await standing.require_sole()
+        return standing
 
     async def _meet_the_others(self, node: NodeParts, facts: NodeFactsSource, stack: AsyncExitStack) -> None:
         """Links, soft state, and the models of others as engines of this node."""

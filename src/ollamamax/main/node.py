@@ -22,7 +22,7 @@ from ollamamax.adapters.system.clock import SystemClock, SystemDice
 from ollamamax.adapters.system.machine import SystemMachine
 from ollamamax.adapters.telemetry.logs import LogAudit
 from ollamamax.adapters.telemetry.metrics import PrometheusMeter
-from ollamamax.api.app import create_app
+from ollamamax.api.app import App, create_app
 from ollamamax.api.readiness import NodeReadiness, Phase
 from ollamamax.api.server import Listener, serve
 from ollamamax.core.errors import OllamaMaxError
@@ -63,7 +63,8 @@ async def node(settings: Settings, start_anew: Callable[[], None]) -> AsyncGener
         agent = LocalAgent(library, LlamaCppLauncher(clock, dice), machine, clock, dice, meter, agent_config(settings))
         fleet = await _fleet(settings, agent, part, clock, dice, stack)
         gateway = _gateway(settings, fleet, part, meter, clock)
-        readiness = NodeReadiness(store.manifests)
+        drains = [gateway.begin_drain, fleet.begin_drain, *([part.begin_drain] if part is not None else [])]
+        readiness = NodeReadiness(store.manifests, drains)
         loops = await stack.enter_async_context(Loops())
         loops.start(agent.run(), "agent")
         loops.start(fleet.run(), "fleet")
@@ -90,18 +91,21 @@ async def node(settings: Settings, start_anew: Callable[[], None]) -> AsyncGener
             version=__version__,
             config=api_config(settings),
         )
-        listener = await serve(app, settings.listen.host, settings.listen.port)
-        readiness.phase = Phase.SERVING
-        _calm_garbage_collector()
-        try:
+        async with _listening(settings, app, readiness) as listener:
             yield listener
-        finally:
-            readiness.phase = Phase.DRAINING
-            gateway.begin_drain()
-            fleet.begin_drain()
-            if part is not None:
-                part.begin_drain()
-            await listener.close(int(settings.listen.shutdown_grace_s * 1000))
+
+
+@asynccontextmanager
+async def _listening(settings: Settings, app: App, node: NodeReadiness) -> AsyncGenerator[Listener, None]:
+    """In front of the node: says that it is ready; on leaving lets answers end before anything behind it does."""
+    listener = await serve(app, settings.listen.host, settings.listen.port)
+    node.phase = Phase.SERVING
+    _calm_garbage_collector()
+    try:
+        yield listener
+    finally:
+        node.drain()
+        await listener.close(int(settings.listen.shutdown_grace_s * 1000))
 
 
 def _library(settings: Settings, store: OllamaStore, clock: Clock, dice: Dice, stack: AsyncExitStack) -> Library:

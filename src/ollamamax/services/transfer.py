@@ -14,7 +14,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from ollamamax.core.errors import BlobNotFound, DigestMismatch, ModelNotFound, PeerError, PeerProtocol
+from ollamamax.core.errors import BlobNotFound, DigestMismatch, ModelNotFound, PeerError, PeerProtocol, PeerTimeout
 from ollamamax.core.modelspec import manifest, names
 from ollamamax.core.modelspec.manifest import Manifest
 from ollamamax.core.types import ModelEntry, ModelName, NodeRecord
@@ -23,6 +23,7 @@ from ollamamax.ports import BlobStore, Caller, Clock, PeerLink, PeerMethods, Sto
 _T = TypeVar("_T")
 _LOG: Final = structlog.get_logger(__name__)
 _IDLE_MS: Final = 10_000.0
+_STALL_S: Final = 30.0
 _QUESTION_MS: Final = 5_000.0
 MAX_MANIFEST_BYTES: Final = 1 << 20
 
@@ -156,11 +157,23 @@ class Transfer:
                 question = msgspec.msgpack.encode(BlobRange(digest, offset))
                 frames = self._link.stream(node, "blobs.read", question, idle_ms=_IDLE_MS)
                 async with aclosing(frames):
-                    async for batch in frames:
+                    while (batch := await _next(frames, node)) is not None:
                         for piece in batch:
                             yield piece
 
             await self._store.resume_blob(layer.digest, layer.size, read)
+
+
+async def _next(frames: AsyncGenerator[list[bytes], None], node: NodeRecord) -> list[bytes] | None:
+    """The next ones, None at the end. The link notices a silent node; this, one that lives and sends nothing.
+
+    Raises: PeerTimeout, PeerError.
+    """
+    try:
+        async with asyncio.timeout(_STALL_S):
+            return await anext(frames, None)
+    except TimeoutError:
+        raise PeerTimeout(f"node '{node.name}' sent nothing of the model for {_STALL_S:g} s") from None
 
 
 def decoded(body: bytes, kind: type[_T]) -> _T:

@@ -27,10 +27,13 @@ def command(
         bool, typer.Option("--hidethinking", help="Have it think, but show the answer only.")
     ] = False,
     no_word_wrap: Annotated[bool, typer.Option("--nowordwrap", help="Don't break lines between words.")] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Talk plain HTTP with the registry of a model that has to be pulled.")
+    ] = False,
     dimensions: Annotated[int, typer.Option(help="Embedding models: length of the vector; 0 is the model's own.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the API's answer, when it is whole.")] = False,
 ) -> None:
-    """Ask a model something, or talk with it.
+    """Ask a model something, or talk with it. A model that is nowhere yet is pulled first.
 
     \b
     Examples:
@@ -39,9 +42,7 @@ def command(
       ollamamax run tiny "Summarise this:" < notes.txt  what comes in goes before the prompt
       ollamamax run tiny --format json --json "Two colours as JSON"
     """
-    from ollamamax.cli.client import connect
-    from ollamamax.cli.errors import CliError
-    from ollamamax.cli.talk import Talk, look_up_to_talk, parse_format, parse_keep_alive, parse_think
+    from ollamamax.cli.talk import Talk, parse_format, parse_keep_alive, parse_think
 
     talk = Talk(
         model=model,
@@ -52,16 +53,36 @@ def command(
         verbose=verbose,
         wrap=not no_word_wrap,
     )
-    question = _question(prompt or [])
+    _run(talk, _question(prompt or []), dimensions=dimensions, insecure=insecure, as_json=as_json)
+
+
+def _run(talk: "Talk", question: str, *, dimensions: int, insecure: bool, as_json: bool) -> None:
+    from ollamamax.cli.client import connect
+    from ollamamax.cli.errors import CliError
+
     if as_json and not question:
         raise CliError("--json needs a prompt")
     with connect() as client:
-        info = look_up_to_talk(client, model)
+        info = _look_up_or_pull(client, talk.model, insecure=insecure, quiet=as_json)
         talk.capabilities = tuple(info.get("capabilities", ()))
         if question:
             _ask(client, talk, question, dimensions=dimensions, as_json=as_json)
         else:
             _converse(client, talk, info)
+
+
+def _look_up_or_pull(client: "Client", model: str, *, insecure: bool, quiet: bool) -> dict[str, Any]:
+    from ollamamax.cli.errors import CliError
+    from ollamamax.cli.talk import look_up_to_talk
+    from ollamamax.cli.transferring import pull
+
+    try:
+        return look_up_to_talk(client, model)
+    except CliError as error:
+        if error.status != 404:
+            raise
+    pull(client, model, insecure=insecure, quiet=quiet)
+    return look_up_to_talk(client, model)
 
 
 def _question(words: list[str]) -> str:
