@@ -1,4 +1,4 @@
-"""A real OCI registry for tests: Debian's docker-registry on loopback, from PATH or fetched by apt without being root."""
+"""A real OCI registry for tests: Debian's docker-registry on loopback, from PATH or fetched by apt (root or not)."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ http:
 
 @contextmanager
 def docker_registry(folder: Path) -> Iterator[int]:
-    """Its port. folder: where it keeps its blobs. Where it can't be had the test is skipped, or fails where CI is set."""
+    """Its port. folder: where it keeps its blobs. Where it can't be had the test is skipped, or fails if CI is set."""
     program = _program()
     port = _free_port()
     folder.mkdir(parents=True, exist_ok=True)

@@ -119,9 +119,7 @@ class RegistryProxy:
         if self.elsewhere and request.method == "PATCH":
             part = f"/part/{request.headers['Content-Range']}"
             own = f"http://{request.host}{request.path_qs}"
-            return web.Response(
-                status=307, headers={"Location": self._other(part), "Docker-Upload-Location": own}
-            )
+            return web.Response(status=307, headers={"Location": self._other(part), "Docker-Upload-Location": own})
         return await self._forward(request, request.path_qs)
 
     def _other(self, path: str) -> str:

@@ -1,5 +1,6 @@
 """pull, push, and run of a model that is nowhere yet."""
 
+import json
 import os
 import signal
 import threading
@@ -40,7 +41,7 @@ def test_json(cli: Cli) -> None:
     cli.node.answers["POST /api/pull"] = stream(blob(1), SUCCESS)
     done = cli("pull", "model", "--json")
     assert (done.code, done.err) == (0, "")
-    assert done.out.split() == '{ "status": "success", "model": "model" }'.split()
+    assert json.loads(done.out) == {"status": "success", "model": "model"}
 
 
 def test_failures(cli: Cli) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ollamamax.core.errors import EngineRefused, QueueFull
+from ollamamax.core.errors import EngineRefused, QueueFull, RegistryUnavailable
 
 
 def test_a_full_queue_speaks_ollamas_words() -> None:
@@ -17,3 +17,8 @@ def test_a_full_queue_speaks_ollamas_words() -> None:
 def test_whose_fault_a_refusal_is(status: int, is_clients: bool) -> None:
     error = EngineRefused("no", status)
     assert (str(error), error.status, error.is_clients_fault) == ("no", status, is_clients)
+
+
+def test_a_registry_may_ask_to_be_left_alone() -> None:
+    error = RegistryUnavailable("429: too many", 3.0)
+    assert (str(error), error.wait_s) == ("429: too many", 3.0)

@@ -37,6 +37,10 @@ def has_model(node: Node, name: str) -> bool:
     return any(one["name"] == f"{name}:latest" for one in httpx.get(f"{node.url}/api/tags").json()["models"])
 
 
+def is_loaded(node: Node, name: str) -> bool:
+    return any(one["name"] == f"{name}:latest" for one in httpx.get(f"{node.url}/api/ps").json()["models"])
+
+
 def freeze(node: Node) -> None:
     assert node.process is not None
     node.process.send_signal(signal.SIGSTOP)
@@ -80,7 +84,7 @@ def test_a_model_of_one_node_is_a_model_of_all(three: Cluster) -> None:
     assert answer(first, "chain", "a1", num_predict=20)["response"] == expected
     shown = httpx.post(f"{third.url}/api/show", json={"model": "chain"}).json()
     assert shown["details"]["family"] == "llama"
-    assert any(row["name"] == "chain:latest" for row in httpx.get(f"{third.url}/api/ps").json()["models"])
+    eventually("/api/ps of any node tells that it is loaded", lambda: is_loaded(third, "chain"), 5)
     copied = httpx.post(f"{first.url}/api/copy", json={"source": "chain", "destination": "chain2"})
     assert copied.status_code == 200, copied.text
     eventually("the copy is listed", lambda: has_model(third, "chain2"), 5)

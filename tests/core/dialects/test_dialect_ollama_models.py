@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ollamamax.core.dialects import ollama_models
 from ollamamax.core.errors import BadRequest, InvalidOption, Unsupported
-from ollamamax.core.types import CreateRequest, Message, Options
+from ollamamax.core.types import CreateRequest, Message, Options, TransferRequest
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -117,3 +117,15 @@ def test_no_json_raises_anything_but_bad_request(value: dict[str, Any]) -> None:
     for read in (ollama_models.create_request, ollama_models.show_request, ollama_models.copy_request):
         with suppress(BadRequest):
             read(json.dumps(value).encode())
+
+
+def test_pull_and_push() -> None:
+    said = body(Name="me/m", insecure=True, stream=False, username="u", password="p")
+    for read in (ollama_models.pull_request, ollama_models.push_request):
+        assert read(said) == (TransferRequest("me/m", True), False)
+        assert read(body(model="a", name="b")) == (TransferRequest("a"), True)
+    assert ollama_models.pull_request(b"{}") == (TransferRequest(""), True)
+    with pytest.raises(BadRequest, match=r"^model is required$"):
+        ollama_models.push_request(b"{}")
+    with pytest.raises(BadRequest, match=r"Go struct field PullRequest.insecure of type bool"):
+        ollama_models.pull_request(body(model="m", insecure="yes"))

@@ -139,9 +139,10 @@ class RegistryClient:
             token = self._tokens.of(repository) if is_own else ""
             said = {**(headers or {}), **({"Authorization": f"Bearer {token}"} if token else {})}
             async with self._wire.exchange(method, url, said, body, is_verdict) as response:
-                if response.status != 401 or not is_same_site(repository, str(response.url)):
+                is_elsewhere = not is_same_site(repository, str(response.url))
+                if response.status != 401 or is_elsewhere:
                     if response.status not in known:
-                        await check(response)
+                        await check(response, is_elsewhere)
                     yield response
                     return
                 asked = response.headers.getall("WWW-Authenticate", [])

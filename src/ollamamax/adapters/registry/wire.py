@@ -26,6 +26,7 @@ from ollamamax.ports import Body
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS: Final = 10
 _BUSY: Final = frozenset({408, 425, 429})
+_DENIED: Final = frozenset({401, 403})
 _MAX_ERROR_BYTES: Final = 4 << 10
 _MAX_WAIT_S: Final = 60.0
 # The connection's buffer: a piece that is read holds at most about twice as much.
@@ -126,6 +127,8 @@ class Wire:
                 return response
             response.release()
             following = urljoin(url, target)
+            if not following.startswith(("http://", "https://")):
+                raise ValueError(following)
             if not is_same_site(url, following):
                 headers.pop("Authorization", None)
             if url.startswith("https:") and not following.startswith("https:"):
@@ -167,8 +170,11 @@ class Wire:
         return self._session
 
 
-async def check(response: aiohttp.ClientResponse) -> None:
-    """Raises: RegistryError for a status from 400 up, in Ollama's words: the status and the body."""
+async def check(response: aiohttp.ClientResponse, is_elsewhere: bool = False) -> None:
+    """Raises: RegistryError for a status from 400 up, in Ollama's words: the status and the body.
+
+    is_elsewhere: the registry had pointed there, and may point somewhere else when it is asked again.
+    """
     status = response.status
     if status < 400:
         return
@@ -176,9 +182,9 @@ async def check(response: aiohttp.ClientResponse) -> None:
     text = f"{status}: {body.decode('utf-8', 'replace').strip()}"
     if status == 404:
         raise RegistryNotFound(text)
-    if status in (401, 403):
+    if status in _DENIED and not is_elsewhere:
         raise RegistryDenied(text)
-    if status >= 500 or status in _BUSY:
+    if status >= 500 or status in _BUSY or status in _DENIED:
         raise RegistryUnavailable(text, _wait_s(response))
     raise RegistryError(text)
 
@@ -190,11 +196,13 @@ def host_of(url: str) -> str:
 
 def is_same_site(url: str, other: str) -> bool:
     """Whether what is meant for one may be told the other: the same host and port, or the same host over TLS."""
-    one, two = urlsplit(url), urlsplit(other)
-    if one.hostname != two.hostname:
-        return False
-    upgraded = (one.scheme, one.port or 80, two.scheme, two.port or 443) == ("http", 80, "https", 443)
-    return upgraded or (one.scheme, one.port) == (two.scheme, two.port)
+    one, two = _site(url), _site(other)
+    return one == two or (one[0] == two[0] and (one[1:], two[1:]) == (("http", 80), ("https", 443)))
+
+
+def _site(url: str) -> tuple[str, str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.scheme, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _wait_s(response: aiohttp.ClientResponse) -> float:
