@@ -125,7 +125,7 @@ class Node:
             role="client",
             engines=(NodeEngine(name="local", kind=EngineKind.LLAMACPP, slots=1),),
         )
-        self.sheet = FactSheet(self._told, mesh, clock, gap_ms=20.0, look_ms=200.0)
+        self.sheet = FactSheet(self._told, mesh, clock, gap_ms=20.0, echo_ms=100.0, look_ms=200.0)
         self.membership.when_heard(self.sheet.retell)
         self.membership.watch(self._on_change)
         self.host = NodeHost(self.node_id, self.facts.instance, "1", lambda: 0, lambda: False)

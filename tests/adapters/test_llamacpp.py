@@ -96,8 +96,49 @@ async def test_logprobs(launch: Launch) -> None:
 async def test_a_prompt_beyond_the_context_is_refused(launch: Launch) -> None:
     engine = await launch(chain=True)
     with pytest.raises(InputTooLong) as caught:
-        await answer(engine, ask("a" * 600))
+        await answer(engine, ask("a" * 600, truncate=False))
     assert str(caught.value) == TOO_LONG
+    shifting = await launch({"context_shift": False}, chain=True)
+    with pytest.raises(InputTooLong, match="longer than the context length"):
+        await answer(shifting, ask("a" * 600))
+
+
+async def test_the_middle_of_a_prompt_may_be_left_out(launch: Launch) -> None:
+    engine = await launch(chain=True)
+    chunks = await answer(engine, ask("a" * 600 + "xyz", 3, want_context=True))
+    assert text_of(chunks) == "AB" + chain_text("B", 1)
+    kept = chunks[-1].context[:-3]
+    assert (
+        len(kept) == 5 + (512 - 5) // 2
+    )  # the head with the token that the tokenizer puts in front, and half of the rest
+    assert kept[0] == 1
+    assert kept[-3:] == tuple(FIRST_BYTE + ord(character) for character in "xyz")
+
+
+@pytest.mark.parametrize("template", [None, THINKING])
+async def test_the_middle_of_a_message_may_be_left_out(launch: Launch, template: str | None) -> None:
+    engine = await launch(**({"template": template} if template else {}))
+    chunks = await answer(engine, talk(3, content="x" * 600))
+    assert chunks[-1].stats is not None
+    assert chunks[-1].stats.prompt_tokens < 512
+    with pytest.raises(InputTooLong):  # llama.cpp's own endpoint for tools takes whole messages only
+        await answer(engine, talk(3, content="x" * 600, tools=TOOLS))
+
+
+async def test_a_prompt_that_repeats_itself_ends_with_a_last_chunk(launch: Launch) -> None:
+    engine = await launch(chain=True, cycle="a")
+    chunks = await answer(engine, ask("a", 60))
+    assert text_of(chunks) == "a" * 60
+    assert chunks[-1].done_reason == "length"
+
+
+async def test_a_prompt_is_shown(launch: Launch) -> None:
+    engine = await launch(template=CALLING)
+    (shown,) = await answer(engine, talk(1, tools=TOOLS, render_only=True))
+    assert '"name": "add"' in shown.text
+    assert shown.text.endswith("user: hiassistant:")
+    (verbatim,) = await answer(engine, ask("as it is", render_only=True))
+    assert (verbatim.text, verbatim.done_reason) == ("as it is", "load")
 
 
 @pytest.mark.parametrize("shape", ["prompt", "messages"])

@@ -13,7 +13,6 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
@@ -146,7 +145,7 @@ async def test_another_host_is_not_told_who_we_are(client: RegistryClient, key_p
 async def test_a_key_of_no_use_is_told_and_left(client: RegistryClient, key_path: Path) -> None:
     contents = (
         b"no key",
-        KEY.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, BestAvailableEncryption(b"secret")),
+        KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
         generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()),
     )
     guard = Guard()

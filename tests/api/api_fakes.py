@@ -28,6 +28,7 @@ from ollamamax.core.types import (
     Principal,
     Progress,
     RequestContext,
+    TransferRequest,
 )
 from ollamamax.ports import ChunkStream
 from ollamamax.testing.clock import FakeClock, SeededDice
@@ -81,13 +82,17 @@ class FakeGateway:
 
 
 class FakeLibrary:
-    """Has `tiny`. steps: what create does: an exception is raised in its place.  fault: raised by put_blob."""
+    """Has `tiny`. steps: what create, pull and push do: an exception is raised in its place.
+
+    fault: raised by put_blob.
+    """
 
     def __init__(self) -> None:
         self.names = {TINY.name}
         self.blobs: dict[str, bytes] = {}
         self.steps: list[Progress | Exception] = [Progress("parsing GGUF"), Progress("success")]
         self.created: list[CreateRequest] = []
+        self.transfers: list[tuple[str, TransferRequest]] = []
         self.fault: Exception | None = None
         self.shows: list[tuple[str, bool, str | None, Options | None]] = []
 
@@ -98,8 +103,19 @@ class FakeLibrary:
         self._find(model)
         return {"modelfile": "# x", "details": {}, "model_info": {"general.architecture": "llama"}, "capabilities": []}
 
-    async def create(self, request: CreateRequest) -> AsyncGenerator[Progress, None]:
+    def create(self, request: CreateRequest) -> AsyncGenerator[Progress, None]:
         self.created.append(request)
+        return self._work()
+
+    def pull(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
+        self.transfers.append(("pull", request))
+        return self._work()
+
+    def push(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
+        self.transfers.append(("push", request))
+        return self._work()
+
+    async def _work(self) -> AsyncGenerator[Progress, None]:
         for step in self.steps:
             if isinstance(step, Exception):
                 raise step

@@ -113,7 +113,7 @@ async def llamacpp_world(stack: AsyncExitStack, chain: Path, embedder: Path) -> 
         engine,
         embeds,
         partial(slots_free, engine._http),
-        lambda: (ask("a" * (CTX_TOKENS + 1)), InputTooLong),
+        lambda: (ask("a" * (CTX_TOKENS + 1), truncate=False), InputTooLong),
         strike=lambda: os.kill(engine.pid, signal.SIGKILL),
     )
 
@@ -301,6 +301,16 @@ async def test_tokens_are_counted_exactly_or_not_at_all(world: World, shape: str
     assert stats is not None
     assert counted.stats.prompt_tokens == stats.prompt_tokens > 0
     assert counted.stats.eval_tokens == 0
+
+
+async def test_a_prompt_is_shown_or_refused(world: World) -> None:
+    request = msgspec.structs.replace(ask("hello you"), render_only=True)
+    if world.engine.kind is not EngineKind.LLAMACPP:
+        with pytest.raises(Unsupported, match="does not show them"):
+            await answer(world.engine, request)
+        return
+    (shown,) = await answer(world.engine, request)
+    assert (shown.text, shown.done_reason) == ("hello you", "load")
 
 
 async def test_embedding(world: World) -> None:

@@ -10,7 +10,8 @@ from ollamamax.core.modelspec.manifest import Manifest
 from ollamamax.core.types import CreateRequest
 from ollamamax.ports import StoredManifest
 from ollamamax.services.library import Library
-from ollamamax.testing.clock import FakeClock
+from ollamamax.testing.clock import FakeClock, SeededDice
+from ollamamax.testing.registry import MemoryRegistry
 from ollamamax.testing.store import MemoryStore
 
 GO_TEMPLATE = "{{ if .System }}{{ .System }} {{ end }}{{ range .Messages }}{{ .Content }}{{ end }}"
@@ -38,7 +39,7 @@ class World:
 
     def __init__(self, store: MemoryStore | None = None, prune: bool = True) -> None:
         self.store = store or MemoryStore()
-        self.library = Library(self.store, FakeClock(), prune)
+        self.library = Library(self.store, MemoryRegistry(), FakeClock(), SeededDice(), prune)
 
     async def send(self, data: bytes) -> str:
         """Upload a blob; its digest."""

@@ -280,9 +280,11 @@ async def test_the_oldest_messages_are_dropped_but_no_system_message() -> None:
         world.prepare = fussy
         chunks = await world.ask(chat(messages=LONG))
         assert chunks[-1].done_reason == "stop"
-        taken = [[message.content for message in request.messages] for request, _ in world.launcher.engines[0].requests]
+        asked = [request for request, _ in world.launcher.engines[0].requests]
+        taken = [[message.content for message in request.messages] for request in asked]
         assert taken[0] == list("s012345")
         assert taken[-1] == list("s45")
+        assert not any(request.truncate for request in asked)  # the engine cuts nothing while messages can go
 
 
 async def test_no_truncation_if_it_is_not_wanted_or_not_possible() -> None:
@@ -294,6 +296,7 @@ async def test_no_truncation_if_it_is_not_wanted_or_not_possible() -> None:
             await world.ask(chat(messages=(Message("system", "s"),) * 4 + (Message("user", "last"),)))
         with pytest.raises(InputTooLong):
             await world.ask(ChatRequest(model="tiny", prompt="a b c d", raw=True))
+        assert world.launcher.engines[0].requests[-1][0].truncate
         assert world.agent.in_flight == 0
 
 

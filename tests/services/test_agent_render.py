@@ -65,6 +65,34 @@ def test_what_a_model_cannot_do_is_told_in_ollamas_words() -> None:
     assert both == f"{full} does not support tools\n{full} does not support vision"
 
 
+def test_sound_needs_a_model_that_hears() -> None:
+    sound = (Message("user", "listen", images=(b"RIFF\0\0\0\0WAVE",)),)
+    full = "registry.ollama.ai/library/test:latest"
+    seeing = model("test", capabilities=("completion", "vision"))
+    assert refusal(chat("test", messages=sound), seeing) == f"{full} does not support audio"
+    check_capabilities(chat(messages=sound), model(capabilities=("completion", "audio")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"renderer": "qwen9"}, 'unknown renderer "qwen9"'),
+        ({"parser": "qwen9"}, 'unknown parser "qwen9"'),
+        ({"renderer": "gemma4", "chat_template": ""}, "tiny:latest names 'gemma4', code of Ollama's"),
+        ({"parser": "gemma4", "chat_template": ""}, "has no chat template of its own"),
+    ],
+)
+def test_a_form_that_nobody_knows_is_an_error(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(TemplateError, match=text):
+        check_capabilities(chat(), model(**changes))
+    check_capabilities(ChatRequest(model="tiny", prompt="x", raw=True), model(**changes))
+    check_capabilities(chat(template="{{ .Prompt }}"), model(**changes))
+
+
+def test_a_form_that_the_engine_knows() -> None:
+    check_capabilities(chat(), model(renderer="gemma4", parser="gemma4"))
+
+
 @pytest.mark.parametrize("of", [model("deepseek-r1"), model("q", details=model().details.__class__(family="qwen3"))])
 def test_models_whose_thinking_came_later(of: ResolvedModel) -> None:
     assert refusal(chat("m", think=True), of) == (
@@ -269,8 +297,10 @@ def test_a_prompt_that_opens_the_thinking() -> None:
     of = model(chat_template="x", capabilities=("completion", "thinking"))
     _, parser = made(chat(template="{{ .Prompt }}<think>"), of)
     assert joined(answer(parser, "hm</think>yes")) == ("hm", "yes", [])
-    _, parser = made(chat(template="{{ .Prompt }}<think>", format="json"), of)
-    assert joined(answer(parser, "{}")) == ("", "{}", [])
+    request = chat(template="{{ .Prompt }}<think>", format="json")
+    renderer = Renderer(request, of, request.options, DATES, lambda: "call_1")
+    asked = renderer.engine_request(conversation(request, of))
+    assert renderer.parser(asked, has_thought=True) is None
 
 
 def test_calls_are_found_where_the_template_is_ours() -> None:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from ollamamax.adapters.system.clock import SystemClock
 from ollamamax.core.errors import PeerTimeout
-from ollamamax.core.membership.deltas import FactsReader
+from ollamamax.core.membership.deltas import FactsReader, Reading
 from ollamamax.core.types import NodeFacts
 from ollamamax.ports import Caller
 from ollamamax.services.fact_sheet import FACTS, FactSheet
@@ -68,9 +68,11 @@ class Source:
 
 
 @asynccontextmanager
-async def sheet(look_ms: float = 60_000.0) -> AsyncGenerator[tuple[FactSheet, Source, Told], None]:
+async def sheet(
+    look_ms: float = 60_000.0, echo_ms: float = 60_000.0
+) -> AsyncGenerator[tuple[FactSheet, Source, Told], None]:
     source, mesh = Source(), Told()
-    made = FactSheet(source, mesh, SystemClock(), gap_ms=GAP_MS, look_ms=look_ms)
+    made = FactSheet(source, mesh, SystemClock(), gap_ms=GAP_MS, look_ms=look_ms, echo_ms=echo_ms)
     task = asyncio.get_running_loop().create_task(made.run())
     try:
         yield made, source, mesh
@@ -135,6 +137,18 @@ async def test_all_is_told_again_when_others_may_have_missed_it() -> None:
         made.retell()
         await mesh.until(lambda: len(mesh.messages) == 2)
         assert read(mesh.messages[1]) == source.facts
+
+
+async def test_the_last_message_has_one_echo() -> None:
+    async with sheet(echo_ms=30.0) as (made, source, mesh):
+        await mesh.until(lambda: len(mesh.messages) == 2)
+        late = FactsReader(ME)
+        assert late.read(mesh.messages[1]) is Reading.GAP
+        source.change(1)
+        made.touch()
+        await mesh.until(lambda: len(mesh.messages) == 4)
+        reader = FactsReader(ME)
+        assert [reader.read(data) for data in mesh.messages] == [Reading.NEWS, Reading.OLD] * 2
 
 
 async def test_what_was_not_taken_is_told_later_as_a_whole() -> None:

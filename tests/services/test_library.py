@@ -20,7 +20,8 @@ from ollamamax.core.modelspec import manifest, names
 from ollamamax.core.modelspec.manifest import Config, Layer
 from ollamamax.core.types import Message, ModelDetails, Options
 from ollamamax.services.library import Library
-from ollamamax.testing.clock import FakeClock
+from ollamamax.testing.clock import FakeClock, SeededDice
+from ollamamax.testing.registry import MemoryRegistry
 
 TALK = (Message("user", "hi"), Message("assistant", "hello"))
 
@@ -247,7 +248,7 @@ async def test_the_packaged_model_is_installed_unless_the_name_is_taken(world: W
 
 
 async def test_the_library_over_files(tmp_path: Path) -> None:
-    library = Library(OllamaStore(tmp_path), FakeClock())
+    library = Library(OllamaStore(tmp_path), MemoryRegistry(), FakeClock(), SeededDice())
     await library.install_builtin("tiny", digest_of(gguf()), pieces(gguf()))
     await library.copy("tiny", "other")
     model = await library.resolve("other")

@@ -157,7 +157,7 @@ async def test_a_projector_and_an_adapter_join_a_model(world: World) -> None:
         ({"files": {"m": ""}}, BadRequest, "invalid digest format"),
         ({"adapters": {"m": "x"}}, BadRequest, "invalid digest format"),
         ({"adapters": {"a": DIGEST, "b": DIGEST}}, BadRequest, "only one adapter is currently supported"),
-        ({"quantize": "Q4_K_M"}, Unsupported, "can't quantize to Q4_K_M: this version stores models as they are"),
+        ({"quantize": "Q4_K_M"}, Unsupported, "can't quantize to Q4_K_M: the engine package brings no quantizer"),
         ({"template": "{{ if }}"}, TemplateError, "line 1"),
         ({"parameters": {"warmth": 1}}, InvalidOption, "unknown parameter 'warmth'"),
         ({"parameters": {"num_ctx": "x"}}, InvalidOption, 'option "num_ctx" must be of type integer'),
@@ -189,7 +189,7 @@ VOCABULARY = gguf_bytes.llama(tensors=())
             GgufForeign,
             "m0: supplied file was not in GGUF format: not a GGUF file: it is a zip",
         ),
-        ([b'\x20\0\0\0\0\0\0\0{"a":'], GgufForeign, "it is a safetensors file"),
+        ([b'\x20\0\0\0\0\0\0\0{"a":'], GgufForeign, "it is a safetensors file; convert it to GGUF first"),
         ([WEIGHTS[:-50]], GgufTruncated, "m0: the GGUF is cut off: 50 of"),
         ([gguf(general_architecture="hal9000")], GgufUnsupported, "m0: unknown model architecture 'hal9000'"),
         ([VOCABULARY], GgufUnsupported, "m0 holds no tensors"),
@@ -320,3 +320,28 @@ async def test_two_creations_wait_for_each_other(world: World) -> None:
     assert (await world.library.resolve("tiny")).system == "second"
     assert await world.store.manifest(names.parse("tiny")) is not None
     await world.check()
+
+
+# --- code of Ollama's that a model names ----------------------------------------------------------------------
+
+
+async def test_renderer_and_parser_are_kept_and_inherited(world: World) -> None:
+    await world.make("base", gguf(tokenizer_chat_template="{{ x }}"), renderer="gemma4", parser="gemma4", requires="1.2")
+    await world.make("child", from_model="base", parser="qwen3-coder")
+    resolved = await world.library.resolve("child")
+    assert (resolved.renderer, resolved.parser, resolved.template) == ("gemma4", "qwen3-coder", None)
+    assert {"tools"} <= set(resolved.capabilities)
+    shown = await world.library.show("child")
+    assert shown["requires"] == "1.2"
+    assert "RENDERER gemma4\nPARSER qwen3-coder\n" in shown["modelfile"]
+    await world.check()
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [({"renderer": "qwen9"}, 'unknown renderer "qwen9"'), ({"parser": "qwen9"}, 'unknown parser "qwen9"')],
+)
+async def test_names_that_nobody_knows_are_refused(world: World, said: dict[str, str], text: str) -> None:
+    with pytest.raises(BadRequest, match=text):
+        await world.make("m", **said)
+    assert await world.models() == []

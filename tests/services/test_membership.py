@@ -5,11 +5,22 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from membership_world import ALIVE, GONE, SUSPECT, World, keys, node_id, world
-from ollamamax.core.errors import PeerUnavailable
+from membership_world import ALIVE, GONE, SUSPECT, Node, World, keys, node_id, world
+from ollamamax.adapters.system.clock import SystemClock
+from ollamamax.core.errors import PeerUnavailable, ShuttingDown
+from ollamamax.core.membership.deltas import FactsReader
 from ollamamax.ports import Caller, MeshConfig, MeshEvent, MeshRole, PeerMethods
-from ollamamax.services.node_host import PING
+from ollamamax.services.fact_sheet import FactSheet
+from ollamamax.services.node_host import PING, NodeHost
 from ollamamax.testing.mesh import MemoryMesh
+
+
+def told_by(node: Node) -> int:
+    """How many requests wait there, as it has told so far."""
+    reader = FactsReader(node.node_id)
+    reader.read(node.sheet.whole())
+    assert reader.facts is not None
+    return reader.facts.queued
 
 
 async def test_nodes_see_each_other_and_what_each_tells() -> None:
@@ -188,9 +199,10 @@ async def test_renewed_papers_open_the_mesh_anew() -> None:
 
 
 async def test_a_view_that_did_not_change_is_the_same_object() -> None:
-    async with world("abc") as made:
-        a, b = made.nodes["a"], made.nodes["b"]
-        await a.until(lambda: a.facts_of("b") is not None and a.facts_of("c") is not None)
+    async with world("abc", start="ab") as made:
+        a, b, c = made.nodes["a"], made.nodes["b"], made.node("c")
+        c.sheet._echo_ms = 60_000.0
+        await a.until(lambda: a.facts_of("b") is not None and a.knows("c", role="router"))
         before = dict(a.membership.peers())
         b.tell(queued=2)
         await a.until(lambda: a.knows("b", queued=2))
@@ -205,7 +217,7 @@ async def test_lost_messages_are_asked_for() -> None:
         await a.until(lambda: a.facts_of("b") is not None)
         made.hub.loss = 1.0
         b.tell(queued=1)
-        await b.until(lambda: b"queued" in b.sheet.whole() and b.facts.queued == 1)
+        await b.until(lambda: told_by(b) == 1)
         a.mesh.hear(MeshEvent(""))
         await a.until(lambda: a.knows("b", queued=1))
 
@@ -217,19 +229,9 @@ async def test_a_gap_is_closed_by_asking() -> None:
         made.hub.hold()
         for number in range(1, 4):
             b.tell(queued=number)
-            await b.until(lambda number=number: _told(b) == number)
+            await b.until(lambda number=number: told_by(b) == number)
         made.hub.release(lambda late: late.reverse())
         await a.until(lambda: a.knows("b", queued=3))
-
-
-def _told(node: object) -> int:
-    """What the node has told so far."""
-    from ollamamax.core.membership.deltas import FactsReader
-
-    reader = FactsReader(node.node_id)
-    reader.read(node.sheet.whole())
-    assert reader.facts is not None
-    return reader.facts.queued
 
 
 async def test_lossy_late_and_doubled_messages_end_in_the_truth() -> None:
@@ -308,13 +310,13 @@ async def test_a_mesh_that_does_not_reach_who_answers_is_opened_anew_and_less_an
         await a.sees("b")
         for number in (1, 2):
             a.membership._part.touch()
-            await a.until(lambda number=number: _touched(a) and len(a.mesh.opened) >= opened + number)
+            await a.until(lambda number=number: touched(a) and len(a.mesh.opened) >= opened + number)
         assert a.membership._apart_ms > 300.0
         made.hub.heal()
-        await a.until(lambda: _touched(a) and a.membership._apart_ms == 200.0)
+        await a.until(lambda: touched(a) and a.membership._apart_ms == 200.0)
 
 
-def _touched(node: object) -> bool:
+def touched(node: Node) -> bool:
     node.membership._part.touch()
     return True
 
@@ -340,8 +342,6 @@ async def test_an_error_of_its_own_shows_that_a_node_is_there() -> None:
     async with world("ab", start="a") as made:
 
         async def busy(caller: Caller, body: bytes) -> bytes:
-            from ollamamax.core.errors import ShuttingDown
-
             raise ShuttingDown("later")
 
         made.peers.listen(node_id("b"), [PeerMethods(unary={PING: busy})])
@@ -353,11 +353,23 @@ async def test_another_start_of_a_node_is_noticed_by_asking() -> None:
         a, b = made.nodes["a"], made.nodes["b"]
         await a.until(lambda: a.facts_of("b") is not None)
         made.hub.loss = 1.0
-        b.host._instance = "start-2"
-        b.sheet._writer = type(b.sheet._writer)()
-        b.tell(instance="start-2")
-        a.membership.doubt(node_id("b"))
+        b.facts = replace(b.facts, instance="start-2")
+        sheet = FactSheet(b._told, b.mesh, SystemClock())
+        host = NodeHost(b.node_id, "start-2", "1", lambda: 0, lambda: False)
+        made.peers.listen(b.node_id, [host.methods(), sheet.methods()])
+        a.membership.doubt(b.node_id)
         await a.until(lambda: a.knows("b", instance="start-2"))
+
+
+async def test_a_message_that_nothing_follows_is_missed_by_its_echo() -> None:
+    async with world("ab") as made:
+        a, b = made.nodes["a"], made.nodes["b"]
+        await a.until(lambda: a.facts_of("b") is not None)
+        made.hub.loss = 1.0
+        b.tell(queued=1)
+        await b.until(lambda: told_by(b) == 1)
+        made.hub.loss = 0.0
+        await a.until(lambda: a.knows("b", queued=1))
 
 
 async def test_a_cluster_of_one_is_a_router() -> None:

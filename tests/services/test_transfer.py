@@ -14,7 +14,8 @@ from ollamamax.core.types import CreateRequest, ModelEntry, NodeRecord
 from ollamamax.ports import Caller, PeerMethods
 from ollamamax.services.library import Library
 from ollamamax.services.transfer import BlobRange, ManifestOf, Transfer, TransferHost, entry_of
-from ollamamax.testing.clock import FakeClock
+from ollamamax.testing.clock import FakeClock, SeededDice
+from ollamamax.testing.registry import MemoryRegistry
 from ollamamax.testing.store import MemoryStore
 
 
@@ -85,7 +86,8 @@ class World:
     async def add_holder(self) -> MemoryStore:
         store = MemoryStore()
         digest, _ = await store.put_bytes(gguf_bytes.llama() + bytes(20_000))
-        async for _ in Library(store, self.clock).create(CreateRequest(model="big", files={"big.gguf": digest})):
+        library = Library(store, MemoryRegistry(), self.clock, SeededDice())
+        async for _ in library.create(CreateRequest(model="big", files={"big.gguf": digest})):
             pass
         number = len(self.holders) + 1
         self.holders.append(record(number))

@@ -7,7 +7,7 @@ import structlog
 from starlette.routing import Mount, Route, Router
 from starlette.types import Receive, Scope, Send
 
-from ollamamax.api import anthropic_routes, inference, models, node, openai_routes, transfers
+from ollamamax.api import account, anthropic_routes, inference, models, node, openai_routes, transfers
 from ollamamax.api.admin import LazyAdmin
 from ollamamax.api.call import TEXT, Call
 from ollamamax.api.errors import anthropic_form, openai_form
@@ -39,6 +39,7 @@ class App:
             [
                 Route("/api/blobs/{digest}", _BLOB),
                 Route("/v1/models/{model:path}", _OPENAI_MODEL),
+                Route("/api/user/keys/{key:path}", _ACCOUNT_KEY),
                 Mount(ADMIN_PATH, Resource(ADMIN_PATH, dict.fromkeys(_ADMIN_METHODS, LazyAdmin().handle))),
             ],
             redirect_slashes=False,
@@ -130,6 +131,7 @@ def create_app(
 
 
 _BLOB: Final = Resource("/api/blobs/:digest", {"HEAD": models.has_blob, "POST": models.put_blob})
+_ACCOUNT_KEY: Final = Resource("/api/user/keys/:encodedKey", {"DELETE": account.signout})
 _OPENAI_MODEL: Final = Resource("/v1/models/:model", {"GET": models.openai_model}, openai_form)
 
 
@@ -140,6 +142,7 @@ def _resources() -> list[Resource]:
         Resource("/api/generate", {"POST": inference.generate}, metered=True),
         Resource("/v1/chat/completions", {"POST": inference.chat_completion}, openai_form, metered=True),
         Resource("/api/embed", {"POST": inference.embed}, metered=True),
+        Resource("/api/embeddings", {"POST": inference.embed_one}, metered=True),
         Resource("/", {"GET": node.banner, "HEAD": node.banner}, public=True),
         Resource("/healthz", {"GET": node.healthy, "HEAD": node.healthy}, public=True),
         Resource("/readyz", {"GET": node.ready, "HEAD": node.ready}, public=True),
@@ -153,10 +156,23 @@ def _resources() -> list[Resource]:
         Resource("/api/create", {"POST": models.create}),
         Resource("/api/pull", {"POST": transfers.pull}),
         Resource("/api/push", {"POST": transfers.push}),
+        *_account_resources(),
         Resource("/v1/models", {"GET": models.openai_models}, openai_form),
         Resource("/v1/completions", {"POST": openai_routes.completion}, openai_form, metered=True),
         Resource("/v1/embeddings", {"POST": openai_routes.embeddings}, openai_form, metered=True),
         Resource("/v1/responses", {"POST": openai_routes.response}, openai_form, metered=True),
         Resource("/v1/messages", {"POST": anthropic_routes.messages}, anthropic_form, metered=True),
         Resource("/v1/messages/count_tokens", {"POST": anthropic_routes.count_tokens}, anthropic_form, metered=True),
+    ]
+
+
+def _account_resources() -> list[Resource]:
+    """What ollama.com would answer."""
+    return [
+        Resource("/api/status", {"GET": account.status}),
+        Resource("/api/me", {"POST": account.me}),
+        Resource("/api/signout", {"POST": account.signout}),
+        Resource("/api/experimental/web_search", {"POST": account.web_search}),
+        Resource("/api/experimental/web_fetch", {"POST": account.web_fetch}),
+        Resource("/api/experimental/model-recommendations", {"GET": account.recommendations}),
     ]

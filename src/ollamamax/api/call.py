@@ -93,10 +93,10 @@ class Call:
     # --- reading ----------------------------------------------------------------------------------------------
 
     async def body(self) -> bytes:
-        """The whole body. Raises: BodyTooLarge, BodyTimeout, BadRequest (an encoding), ClientGone."""
+        """The whole body, unpacked. Raises: BodyTooLarge, BodyTimeout, BadRequest (an encoding), ClientGone."""
         limit_bytes = self.services.config.max_body_bytes
-        encoding = self.header(b"content-encoding")
-        if encoding not in ("", "identity"):
+        encoding = self.header(b"content-encoding").lower()
+        if encoding not in ("", "identity", "zstd"):
             raise BadRequest(f"unsupported content encoding: {encoding}")
         if int(self.headers.get(b"content-length", b"0")) > limit_bytes:
             raise _too_large(limit_bytes)
@@ -115,6 +115,10 @@ class Call:
             watchdog.close()
         if len(body) > limit_bytes:
             raise _too_large(limit_bytes)
+        if encoding == "zstd":
+            from ollamamax.api.encodings import unzstd  # few clients compress
+
+            return unzstd(body, limit_bytes)
         return body
 
     async def _rest(self, first: bytes, limit_bytes: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Handlers that answer with a model: /api/chat, /api/generate, /api/embed, /v1/chat/completions.
+"""Handlers that answer with a model: /api/chat, /api/generate, /api/embed(dings), /v1/chat/completions.
 
 What all handlers of that kind share stands here too.
 """
@@ -7,13 +7,13 @@ from typing import Final
 
 from ollamamax.api.call import Call
 from ollamamax.api.streaming import Watch, Writer, answer
-from ollamamax.api.wording import missing_model
+from ollamamax.api.wording import REMOTE_MODEL, missing_model
 from ollamamax.core.dialects import ollama, openai
-from ollamamax.core.dialects.framing import NDJSON_TYPE, SSE_TYPE
-from ollamamax.core.dialects.ollama_answers import OllamaAnswer, embeddings
+from ollamamax.core.dialects.framing import NDJSON_TYPE, SSE_TYPE, Stamp
+from ollamamax.core.dialects.ollama_answers import OllamaAnswer, embedding, embeddings
 from ollamamax.core.dialects.openai_answers import OpenAiAnswer
 from ollamamax.core.errors import InvalidName, ModelNotFound
-from ollamamax.core.types import ChatRequest, EmbedRequest, EmbedResult
+from ollamamax.core.types import ChatRequest, Chunk, EmbedRequest, EmbedResult
 
 _NDJSON: Final = NDJSON_TYPE.encode()
 SSE: Final = SSE_TYPE.encode()
@@ -33,9 +33,26 @@ async def generate(call: Call) -> None:
 
 async def _ollama(call: Call, request: ChatRequest, is_chat: bool) -> None:
     # To load or unload is no conversation: one object, even to those who want a stream.
-    streamed = request.stream and (bool(request.messages) or request.prompt is not None)
+    is_load = not request.messages and request.prompt is None
+    if request.render_only and not is_load:
+        images = sum(len(message.images) for message in request.messages)
+        await respond(call, request, _RenderedAnswer(request.model, is_chat, call.services.stamp, images), b"")
+        return
     writer = OllamaAnswer(request.model, is_chat, call.services.stamp)
-    await respond(call, request, writer, _NDJSON if streamed else b"")
+    await respond(call, request, writer, _NDJSON if request.stream and not is_load else b"")
+
+
+class _RenderedAnswer(OllamaAnswer):
+    """Of the whole answer, which is the prompt, only that."""
+
+    __slots__ = ("_images",)
+
+    def __init__(self, model: str, is_chat: bool, stamp: Stamp, images: int) -> None:
+        super().__init__(model, is_chat, stamp)
+        self._images = images
+
+    def whole(self, chunk: Chunk, wall_ns: int, elapsed_ns: int) -> bytes:
+        return self.rendered(chunk.text, self._images, wall_ns)
 
 
 async def chat_completion(call: Call) -> None:
@@ -64,7 +81,7 @@ async def respond(call: Call, request: ChatRequest, writer: Writer, stream_type:
     try:
         await answer(call, call.services.gateway.chat(call.context, request), writer, stream_type)
     except (InvalidName, ModelNotFound):
-        raise missing_model(request.model, "model '{}' not found") from None
+        raise missing_model(request.model, "model '{}' not found", cloud=REMOTE_MODEL) from None
 
 
 async def embed(call: Call) -> None:
@@ -72,6 +89,11 @@ async def embed(call: Call) -> None:
     request = ollama.embed_request(await call.body())
     result = await vectors_of(call, request)
     await call.reply(200, embeddings(request.model, result, call.elapsed_ns()))
+
+
+async def embed_one(call: Call) -> None:
+    """POST /api/embeddings, the older form."""
+    await call.reply(200, embedding(await vectors_of(call, ollama.embeddings_request(await call.body()))))
 
 
 async def vectors_of(call: Call, request: EmbedRequest) -> EmbedResult:
@@ -83,4 +105,5 @@ async def vectors_of(call: Call, request: EmbedRequest) -> EmbedResult:
         async with Watch(call):
             return await call.services.gateway.embed(call.context, request)
     except (InvalidName, ModelNotFound):
-        raise missing_model(request.model, 'model "{}" not found, try pulling it first') from None
+        not_found = 'model "{}" not found, try pulling it first'
+        raise missing_model(request.model, not_found, cloud=REMOTE_MODEL) from None

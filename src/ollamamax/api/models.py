@@ -42,7 +42,11 @@ async def show(call: Call) -> None:
     except (InvalidName, ModelNotFound):
         described = await call.services.fleet.describe(request.model)
         if described is None:
-            raise missing_model(request.model, f"model '{short_name(request.model)}' not found") from None
+            raise missing_model(
+                request.model,
+                f"model '{short_name(request.model)}' not found",
+                cloud="remote model details are unavailable",
+            ) from None
         shown = described
     if call.header(b"user-agent").startswith(_COPILOT):
         # Copilot takes this for the model's display name.

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Protocol
 
@@ -57,13 +57,15 @@ class Watch:
         self._writing_since_s = 0.0
 
     async def __aenter__(self) -> "Watch":
-        task = asyncio.current_task()
+        services = self._call.services
+        loop = services.patrol.loop
+        task = asyncio.current_task(loop)
         assert task is not None, "a call is answered by a task"
         self._task = task
-        self._loop = asyncio.get_running_loop()
-        self._since_s = self._loop.time()
-        self._call.services.live.add(self)
-        self._call.services.patrol.add(self)
+        self._loop = loop
+        self._since_s = loop.time()
+        services.live.add(self)
+        services.patrol.add(self)
         return self
 
     async def __aexit__(
@@ -118,8 +120,11 @@ async def watched(
     Until the reply has begun errors are raised; after that they become its last frame. Raises: ClientGone.
     """
     try:
-        async with aclosing(source), Watch(call) as watch:
-            await work(watch)
+        try:
+            async with Watch(call) as watch:
+                await work(watch)
+        finally:
+            await source.aclose()
     except ClientGone:
         raise
     except Exception as error:
@@ -128,19 +133,19 @@ async def watched(
         await _last_word(call, error, error_frame)
 
 
-async def answer(call: Call, chunks: ChunkStream, writer: Writer, stream_type: bytes) -> None:
+def answer(call: Call, chunks: ChunkStream, writer: Writer, stream_type: bytes) -> Awaitable[None]:
     """Send an answer. stream_type: its content type if it is to be streamed, b"" if it is to be sent whole.
 
     Raises: ClientGone, and whatever `chunks` raises before the first chunk.
     """
 
-    async def work(watch: Watch) -> None:
+    # No coroutines of their own, here and below: each would be passed through again at each chunk.
+    def work(watch: Watch) -> Awaitable[None]:
         if stream_type:
-            await _stream(call, chunks, writer, stream_type, watch)
-        else:
-            await _whole(call, chunks, writer)
+            return _stream(call, chunks, writer, stream_type, watch)
+        return _whole(call, chunks, writer)
 
-    await watched(call, chunks, writer.error, work)
+    return watched(call, chunks, writer.error, work)
 
 
 async def _stream(call: Call, chunks: ChunkStream, writer: Writer, stream_type: bytes, watch: Watch) -> None:

@@ -68,6 +68,7 @@ class Engine(Protocol):
         """Answer; the last chunk has a done_reason and stats. A stream that ends without one raises EngineUnavailable.
 
         `count_only`: one chunk that tells the prompt's tokens, or Unsupported where the engine can't count.
+        `render_only`: one chunk whose text is the prompt, or Unsupported where the engine does not show it.
         Raises: EngineError (before or after the first chunk), Unsupported, InputTooLong.
         """
         ...

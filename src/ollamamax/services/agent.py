@@ -4,14 +4,14 @@ It finds the model, checks that it can do what is asked, waits for a slot (loadi
 runner pool's work), asks the engine and passes the answer on.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
 from msgspec.structs import replace
 
-from ollamamax.core.errors import InputTooLong, Unsupported
+from ollamamax.core.errors import Unsupported
 from ollamamax.core.modelspec import names
 from ollamamax.core.options import overlay
 from ollamamax.core.residency.machine import ResidencyConfig
@@ -26,13 +26,13 @@ from ollamamax.core.types import (
     EngineModel,
     GenerationStats,
     LoadedModel,
-    Message,
     ModelDetails,
     ModelRecord,
     Options,
     ResolvedModel,
 )
-from ollamamax.ports import ChunkStream, Clock, Dice, EngineLauncher, MachineProbe, Meter, RunningEngine
+from ollamamax.ports import ChunkStream, Clock, Dice, EngineLauncher, MachineProbe, Meter
+from ollamamax.services.agent_answer import answered
 from ollamamax.services.agent_launch import AUTOMATIC_SLOTS, AgentConfig, launch_plan, runner_key
 from ollamamax.services.agent_render import (
     Dates,
@@ -40,7 +40,6 @@ from ollamamax.services.agent_render import (
     check_capabilities,
     conversation,
     is_empty,
-    without_oldest,
 )
 from ollamamax.services.runners import LaunchPlan, RunnerPool
 
@@ -204,7 +203,7 @@ class LocalAgent:
                 yield [Chunk(done_reason="load", stats=GenerationStats(load_ms=load_ms))]
                 return
             messages = conversation(request, model)
-            async with aclosing(_answer(slot.engine, renderer, messages, request.truncate, served_as)) as answer:
+            async with aclosing(answered(slot.engine, renderer, messages, request.truncate, served_as)) as answer:
                 async for chunks in answer:
                     last = chunks[-1] if chunks else None
                     if last is not None and last.done_reason:
@@ -240,22 +239,3 @@ class LocalAgent:
 
     def _call_id(self) -> str:
         return f"call_{self._dice.token_hex(4)}"
-
-
-async def _answer(
-    engine: RunningEngine, renderer: Renderer, messages: tuple[Message, ...], truncate: bool, served_as: str
-) -> AsyncGenerator[list[Chunk], None]:
-    """The engine's answer, taken apart; the oldest messages are dropped one by one while the prompt is too long."""
-    while True:
-        asked = renderer.engine_request(messages)
-        parser = renderer.parser(asked)
-        try:
-            async with aclosing(engine.generate(asked, served_as)) as stream:
-                async for chunks in stream:
-                    yield parser.feed(chunks) if parser is not None else chunks
-            return
-        except InputTooLong:
-            shorter = without_oldest(messages) if truncate else None
-            if shorter is None:
-                raise
-            messages = shorter

@@ -3,9 +3,6 @@
 Where the model has a Go template (or the request brings one) the prompt is rendered here and the answer is taken apart
 here. Otherwise, or where the GGUF's own Jinja template knows more of what is asked for, the engine gets the messages.
 Source: Ollama `server/routes.go` (order of checks, which template), `server/prompt.go`.
-
-Deliberate limits: with a Go template that shows thinking only by tags, `format` constrains the whole answer, so the
-model does not think then. A single prompt that is longer than the context is refused, not cut in its middle.
 """
 
 import functools
@@ -15,8 +12,9 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ollamamax.core.errors import Unsupported
-from ollamamax.core.modelspec.capabilities import DEFAULT_TEMPLATE
+from ollamamax.core.errors import TemplateError, Unsupported
+from ollamamax.core.modelspec.capabilities import DEFAULT_TEMPLATE, unknown_form
+from ollamamax.core.modelspec.media import audio_format
 from ollamamax.core.modelspec.output import ThinkingSplitter, ToolCallParser
 from ollamamax.core.modelspec.prompt import render_chat, render_fim, without_old_thinking
 from ollamamax.core.modelspec.template import Template, parse
@@ -46,7 +44,8 @@ def wants_tools(request: ChatRequest) -> bool:
 
 
 def check_capabilities(request: ChatRequest, model: ResolvedModel) -> None:
-    """Raises: Unsupported in Ollama's words, naming the first thing that the model can't do."""
+    """Raises: Unsupported in Ollama's words, naming the first thing that the model can't do; TemplateError."""
+    _check_form(request, model)
     if request.think and not _can_think(model):
         stale = _REPLACED_LONG_AGO if _is_old_thinker(model) else ""
         raise Unsupported(f'"{request.model}" does not support thinking{stale}')
@@ -58,10 +57,27 @@ def check_capabilities(request: ChatRequest, model: ResolvedModel) -> None:
         missing.append("tools")
     if request.suffix and not request.template and "insert" not in model.capabilities:
         missing.append("insert")
-    if any(message.images for message in request.messages) and "vision" not in model.capabilities:
-        missing.append("vision")
+    for needed in ("vision", "audio"):
+        if needed in _senses(request) and needed not in model.capabilities:
+            missing.append(needed)
     if missing:
         raise Unsupported("\n".join(f"{model.name.full} does not support {capability}" for capability in missing))
+
+
+def _check_form(request: ChatRequest, model: ResolvedModel) -> None:
+    """A model that names code of Ollama's for its prompts is rendered by the template in its GGUF; no text is guessed.
+
+    Raises: TemplateError.
+    """
+    if not (model.renderer or model.parser) or request.raw or request.template is not None:
+        return
+    if problem := unknown_form(model.renderer, model.parser):
+        raise TemplateError(problem)
+    if not model.facts.chat_template:
+        raise TemplateError(
+            f"{model.name.short} names '{model.renderer or model.parser}', code of Ollama's, for its prompts, and its "
+            "GGUF has no chat template of its own to use in place of that; create it anew from a GGUF that has one"
+        )
 
 
 def conversation(request: ChatRequest, model: ResolvedModel) -> tuple[Message, ...]:
@@ -108,16 +124,24 @@ class Renderer:
         prompt = self._prompt(self._template, messages)
         return replace(self._request, messages=(), prompt=prompt, suffix="", tools=(), think=None)
 
-    def parser(self, asked: ChatRequest) -> "AnswerParser | None":
-        """Takes the answer to `asked` apart; None where the engine does that, or nothing is to be taken apart."""
+    def thinking_tags(self) -> tuple[str, str] | None:
+        """What stands around the thinking in a text that is taken apart here; None if nothing does."""
+        if self._template is None or not self._think or self._request.render_only:
+            return None
+        return self._template.thinking_tags() or _THINK_TAGS
+
+    def parser(self, asked: ChatRequest, has_thought: bool = False) -> "AnswerParser | None":
+        """Takes the answer to `asked` apart; None where the engine does that, or nothing is to be taken apart.
+
+        has_thought: the prompt ends with what the model thought.
+        """
         template, request = self._template, self._request
-        if template is None:
+        if template is None or request.render_only:
             return None
         splitter = calls = None
-        if self._think:
-            open_tag, close_tag = template.thinking_tags() or _THINK_TAGS
-            is_open = (asked.prompt or "").rstrip().endswith(open_tag) and not request.format
-            splitter = ThinkingSplitter(open_tag, close_tag, starts_inside=is_open)
+        if (tags := self.thinking_tags()) is not None and not has_thought:
+            is_open = (asked.prompt or "").rstrip().endswith(tags[0])
+            splitter = ThinkingSplitter(*tags, starts_inside=is_open)
         if wants_tools(request):
             calls = ToolCallParser(template.tool_tag(), request.tools, self._new_id)
         return AnswerParser(splitter, calls) if splitter or calls else None
@@ -166,6 +190,12 @@ class AnswerParser:
         )
         self._token_ids, self._logprobs = (), ()
         return [made]
+
+
+def _senses(request: ChatRequest) -> set[str]:
+    """What the attachments need."""
+    attached = [data for message in request.messages for data in message.images]
+    return {"audio" if audio_format(data) else "vision" for data in attached}
 
 
 def _template(request: ChatRequest, model: ResolvedModel, think: bool | str | None) -> str | None:

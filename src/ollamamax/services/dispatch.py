@@ -41,6 +41,7 @@ from ollamamax.services.watchdog import Watchdog
 
 _LOG: Final = structlog.get_logger(__name__)
 _T = TypeVar("_T")
+_REQUESTED: Final = Requested()
 CLOSE_LIMIT_S: Final = 1.0
 """For an engine to take note that nobody reads any more."""
 SLACK: Final = 10.0
@@ -133,7 +134,7 @@ class Dispatcher:
         self, request: ChatRequest, trip: Trip, lease: Lease, watchdog: Watchdog
     ) -> tuple[ChunkStream, list[Chunk], Lease]:
         """Attempts until a first read comes: the stream, that read, and the lease of the engine."""
-        self._budget.step(Requested(), self._clock.now_ms())
+        self._budget.step(_REQUESTED, self._clock.now_ms())
         try:
             while True:
                 answer = lease.member.engine.generate(request, lease.served_as)
@@ -149,7 +150,7 @@ class Dispatcher:
 
     async def embed(self, request: EmbedRequest, trip: Trip, lease: Lease) -> EmbedResult:
         """The vectors. Raises: what the last engine raised; EngineTimeout."""
-        self._budget.step(Requested(), self._clock.now_ms())
+        self._budget.step(_REQUESTED, self._clock.now_ms())
         watchdog = Watchdog(self._patrol)
         try:
             while True:

@@ -7,12 +7,11 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from functools import partial
 from typing import Final
 
 import structlog
 
-from ollamamax.core.errors import RangeIgnored, RegistryError, ShuttingDown
+from ollamamax.core.errors import DigestMismatch, RangeIgnored, RegistryError, ShuttingDown
 from ollamamax.core.modelspec.manifest import Layer
 from ollamamax.core.types import Progress
 from ollamamax.ports import BlobStore, Dice, PartedBlob, Registry, Remote
@@ -33,17 +32,25 @@ class Download:
         self.remote = remote
         self.layer = layer
         loop = asyncio.get_running_loop()
-        self.begun: asyncio.Future[PartedBlob] = loop.create_future()
+        self.begun: asyncio.Future[None] = loop.create_future()
         self.fetched: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.users = 0
         self.task: asyncio.Task[None]
+        self._blob: PartedBlob
+
+    def begin(self, blob: PartedBlob) -> int:
+        """Work on it; the bytes that came earlier."""
+        self._blob = blob
+        if not self.begun.done():
+            self.begun.set_result(None)
+        return self._done_bytes()
 
     async def progress(self) -> AsyncGenerator[Progress, None]:
         """Until it is fetched. Raises: RegistryError, DiskFull, StoreError."""
-        blob = await asyncio.shield(self.begun)
-        done = partial(_done_bytes, blob)
-        async with aclosing(follow(self.fetched, "pulling", self.layer.digest, self.layer.size, done)) as steps:
+        await asyncio.shield(self.begun)
+        steps = follow(self.fetched, "pulling", self.layer.digest, self.layer.size, self._done_bytes)
+        async with aclosing(steps):
             async for step in steps:
                 yield step
 
@@ -57,6 +64,9 @@ class Download:
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # nobody may be left to hear of it
+
+    def _done_bytes(self) -> int:
+        return sum(part.done_bytes for part in self._blob.parts)
 
 
 class Downloads:
@@ -104,19 +114,32 @@ class Downloads:
         download.end(task)
 
     async def _run(self, download: Download) -> None:
+        if not await self._try(download):
+            _LOG.warning("what came earlier of a download was wrong: it begins anew", digest=download.layer.digest)
+            await self._try(download)
+
+    async def _try(self, download: Download) -> bool:
+        """False if the bytes are wrong and some of them came earlier: those may be the wrong ones, and are gone now."""
         layer = download.layer
         blob = await self._store.open_parts(layer.digest, layer.size, self._config.part_sizes(layer.size))
         try:
-            download.begun.set_result(blob)
-            had_bytes = _done_bytes(blob)
+            had_bytes = download.begin(blob)
             if had_bytes:
                 _LOG.info("a download goes on", digest=layer.digest, had_bytes=had_bytes, size_bytes=layer.size)
             try:
                 await self._fetch_parts(download.remote, layer, blob)
             except RangeIgnored:
                 await self._fetch_whole(download.remote, layer, blob)
+            if not had_bytes:
+                download.fetched.set_result(None)
+                await blob.commit()
+                return True
+            try:
+                await blob.commit()
+            except DigestMismatch:
+                return False
             download.fetched.set_result(None)
-            await blob.commit()
+            return True
         finally:
             await blob.close()
 
@@ -158,10 +181,6 @@ class Downloads:
                 return
             except RegistryError as error:
                 await patience.bear(error)
-
-
-def _done_bytes(blob: PartedBlob) -> int:
-    return sum(part.done_bytes for part in blob.parts)
 
 
 async def _fill(blob: PartedBlob, index: int, pieces: AsyncGenerator[bytes, None]) -> None:

@@ -43,6 +43,7 @@ from ollamamax.services.roster import Roster
 
 _LOG: Final = structlog.get_logger(__name__)
 CORDONED: Final = "is cordoned"
+_STARTED: Final = Started()
 DESCRIBE_LIMIT: Final = 3
 """Engines that are asked for a description, one after the other."""
 
@@ -327,7 +328,7 @@ class Fleet(Roster):
         return lease
 
     def _started(self, lease: Lease) -> None:
-        self._tell_breaker(lease, Started())
+        self._tell_breaker(lease, _STARTED)
         if not lease.member.node_id:
             self.own_changed()
 

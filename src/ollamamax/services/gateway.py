@@ -6,7 +6,7 @@ from ollamamax.core.access.decide import decide
 from ollamamax.core.access.roles import MUTATING, Action
 from ollamamax.core.errors import Forbidden, ShuttingDown
 from ollamamax.core.routing.decide import Decision
-from ollamamax.core.types import ChatRequest, EmbedRequest, EmbedResult, RequestContext
+from ollamamax.core.types import ChatRequest, EmbedRequest, EmbedResult, Principal, RequestContext
 from ollamamax.ports import AuditSink, ChunkStream, Clock, Meter
 from ollamamax.services.dispatch import Dispatcher
 from ollamamax.services.router import Router
@@ -39,12 +39,7 @@ class Gateway:
 
     def authorize(self, context: RequestContext, action: str, subject: str) -> None:
         """Refusals and changes are audited. action: a value of access.roles.Action. Raises: Forbidden."""
-        known = Action(action)
-        verdict = decide(context.principal, known, subject)
-        if known in MUTATING or not verdict.allowed:
-            self._audit.record(context.principal, action, subject, verdict.allowed, verdict.rule)
-        if not verdict.allowed:
-            raise Forbidden(verdict.rule)
+        self._authorize(context.principal, Action(action), subject)
 
     async def chat(self, context: RequestContext, request: ChatRequest) -> ChunkStream:
         """Answer. Closing the generator, or cancelling who reads it, cancels down to the engine.
@@ -99,13 +94,20 @@ class Gateway:
         """Take no new requests; those under way, waiting ones included, go on."""
         self._is_draining = True
 
+    def _authorize(self, principal: Principal, action: Action, subject: str) -> None:
+        verdict = decide(principal, action, subject)
+        if not verdict.allowed or action in MUTATING:
+            self._audit.record(principal, action.value, subject, verdict.allowed, verdict.rule)
+        if not verdict.allowed:
+            raise Forbidden(verdict.rule)
+
     def _begin(self, context: RequestContext, model: str) -> Trip:
         return Trip(context, model)
 
     def _check_in(self, trip: Trip) -> None:
         if self._is_draining:
             raise ShuttingDown("the node is shutting down")
-        self.authorize(trip.context, Action.INFER, trip.model)
+        self._authorize(trip.context.principal, Action.INFER, trip.model)
 
     def _end(self, trip: Trip) -> None:
         self._room.leave(trip)

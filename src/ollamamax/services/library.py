@@ -91,6 +91,8 @@ class Library:
             parameters=parts.parameters,
             messages=parts.messages,
             licenses=parts.licenses,
+            renderer=parts.config.renderer,
+            parser=parts.config.parser,
         )
 
     async def records(self) -> list[ModelRecord]:

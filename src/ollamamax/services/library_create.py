@@ -9,6 +9,7 @@ import msgspec
 from ollamamax.core.errors import BadRequest, BlobNotFound, GgufError, GgufForeign, GgufUnsupported, Unsupported
 from ollamamax.core.modelspec import digests, manifest
 from ollamamax.core.modelspec.architectures import ARCHITECTURES
+from ollamamax.core.modelspec.capabilities import unknown_form
 from ollamamax.core.modelspec.manifest import Config, Layer
 from ollamamax.core.modelspec.parameters import checked
 from ollamamax.core.modelspec.template import parse as parse_template
@@ -17,6 +18,7 @@ from ollamamax.ports import BlobStore
 from ollamamax.services.library_show import Parts
 
 _PROJECTOR_ARCHITECTURE: Final = "clip"
+_CONVERT: Final = "convert it to GGUF first (llama.cpp's convert_hf_to_gguf.py)"
 
 BaseOf = Callable[[str], Awaitable[tuple[str, Parts]]]
 """A model to build on, by the name as it was asked for: its short name and what it consists of."""
@@ -45,6 +47,7 @@ class Creator:
             kept, config = await self._with_files(kept, config, request.files)
         for name, digest in request.adapters.items():
             kept = [*_without(kept, manifest.ADAPTER), await self._adapter(name, digest)]
+        config = _told(config, request)
         if parameters:
             parameters = {**inherited, **parameters}
         texts = _texts(request, parameters)
@@ -109,7 +112,8 @@ class Creator:
                 f"{name}: blob {normal} is not in the store; send it to /api/blobs/{normal} first"
             ) from None
         except GgufForeign as error:
-            raise GgufForeign(f"{name}: supplied file was not in GGUF format: {error}") from error
+            remedy = f"; {_CONVERT}" if name.endswith((".bin", ".pt")) or "safetensors" in str(error) else ""
+            raise GgufForeign(f"{name}: supplied file was not in GGUF format: {error}{remedy}") from error
         except GgufError as error:
             raise type(error)(f"{name}: {error}") from error
         if facts.architecture not in ARCHITECTURES:
@@ -151,11 +155,20 @@ def _check(request: CreateRequest) -> dict[str, Any]:
         raise BadRequest("only one adapter is currently supported")
     if request.quantize:
         raise Unsupported(
-            f"can't quantize to {request.quantize}: this version stores models as they are; quantize the GGUF first"
+            f"can't quantize to {request.quantize}: the engine package brings no quantizer; quantize the GGUF first "
+            "(llama.cpp's llama-quantize), then create from the result"
         )
+    if problem := unknown_form(request.renderer or "", request.parser or ""):
+        raise BadRequest(problem)
     if request.template:
         parse_template(request.template)
     return checked(request.parameters)
+
+
+def _told(config: Config, request: CreateRequest) -> Config:
+    """The config with what the request says of it."""
+    said = {"renderer": request.renderer, "parser": request.parser, "requires": request.requires}
+    return msgspec.structs.replace(config, **{name: value for name, value in said.items() if value})
 
 
 def _texts(request: CreateRequest, parameters: dict[str, Any]) -> list[tuple[str, bytes, tuple[str, ...]]]:

@@ -47,8 +47,6 @@ __all__ = ["Membership", "MembershipConfig", "PeerView"]
 
 _LOG: Final = structlog.get_logger(__name__)
 _ROUTER: Final = MeshRole.ROUTER.value
-_TELL_MS: Final = 1_500.0
-"""So long a node that appears has to tell its facts before it is asked for them."""
 _OLD_MS: Final = 2_000.0
 """Facts of a node that the mesh does not reach are asked for again after so long."""
 _DEBOUNCE_MS_PER_NODE: Final = 0.1
@@ -218,7 +216,7 @@ class Membership:
             return
         self._step(TokenAppeared(node_id))
         if node_id in self._records:
-            self._facts.want(node_id, _TELL_MS)
+            self._facts.expect(node_id)
 
     def _settle(self) -> None:
         """What vanished and did not come back. This node's own sign first: without it the others' say nothing."""

@@ -15,6 +15,7 @@ from ollamamax.services.fact_sheet import FACTS
 _LOG: Final = structlog.get_logger(__name__)
 _ASK_MS: Final = 2_000.0
 _ALL_MS: Final = 5_000.0
+_EXPECT_MS: Final = 1_500.0
 _AT_ONCE: Final = 8
 _COMPLAIN_MS: Final = 60_000.0
 
@@ -39,6 +40,9 @@ class PeerFacts:
         self._read_ms: dict[str, float] = {}
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._asking: dict[str, asyncio.Task[None]] = {}
+        self._again: set[str] = set()
+        self._expected: dict[str, asyncio.TimerHandle] = {}
+        self._is_closed = False
         self._complained_ms: dict[str, float] = {}
 
     def of(self, node_id: str) -> tuple[NodeFacts | None, float]:
@@ -66,12 +70,20 @@ class PeerFacts:
             if reading is Reading.NEWS:
                 self._news(node_id)
 
-    def want(self, node_id: str, after_ms: float = 0.0) -> None:
-        """Ask the node for all, unless that is under way. after_ms: first give it time to tell by itself."""
-        if node_id not in self._asking:
-            task = asyncio.get_running_loop().create_task(self._ask(node_id, after_ms))
-            self._asking[node_id] = task
-            task.add_done_callback(lambda _: self._asking.pop(node_id, None))
+    def want(self, node_id: str) -> None:
+        """Ask the node for all; once more where that is under way, since the answer may be made already."""
+        if node_id in self._asking:
+            self._again.add(node_id)
+            return
+        task = asyncio.get_running_loop().create_task(self._ask(node_id))
+        self._asking[node_id] = task
+        task.add_done_callback(lambda _: self._asked(node_id))
+
+    def expect(self, node_id: str) -> None:
+        """The node will tell all by itself; if it does not soon, ask."""
+        if node_id not in self._expected:
+            loop, now_ms = asyncio.get_running_loop(), self._clock.now_ms()
+            self._expected[node_id] = loop.call_later(_EXPECT_MS / 1000, self._miss, node_id, now_ms)
 
     async def ask_all(self, wanted: Iterable[str]) -> None:
         """Ask all that the mesh reaches, then each of `wanted` that is still without facts."""
@@ -91,16 +103,26 @@ class PeerFacts:
 
     async def close(self) -> None:
         """Ask nobody any more."""
+        self._is_closed = True
+        for expected in self._expected.values():
+            expected.cancel()
         tasks = list(self._asking.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, node_id: str, after_ms: float) -> None:
-        began_ms = self._clock.now_ms()
-        await asyncio.sleep(after_ms / 1000)
-        if after_ms and self._read_ms.get(node_id, float("-inf")) >= began_ms:
-            return
+    def _miss(self, node_id: str, since_ms: float) -> None:
+        del self._expected[node_id]
+        if self._read_ms.get(node_id, float("-inf")) < since_ms and self._record(node_id) is not None:
+            self.want(node_id)
+
+    def _asked(self, node_id: str) -> None:
+        del self._asking[node_id]
+        if node_id in self._again and not self._is_closed:
+            self._again.remove(node_id)
+            self.want(node_id)
+
+    async def _ask(self, node_id: str) -> None:
         async with self._places:
             answer = (await self._mesh.ask(node_id, timeout_ms=_ASK_MS)).get(node_id)
             record = self._record(node_id)

@@ -12,7 +12,7 @@ from ollamamax.core.modelspec.parts import MAX_PART_BYTES, MIN_PART_BYTES, part_
 from ollamamax.core.types import Progress, TransferRequest
 from ollamamax.ports import Dice, Remote
 
-TELL_EVERY_S: Final = 0.1
+_TELL_EVERY_S: Final = 0.1
 _MAX_PAUSE_S: Final = 64.0
 
 
@@ -62,15 +62,13 @@ async def follow(
     """A blob's progress until the work has ended, ten times a second at most. Raises: what the work raised."""
     status = title(verb, digest)
     told = -1
-    while True:
-        await asyncio.wait({work}, timeout=TELL_EVERY_S if told >= 0 else 0)
-        if work.done():
-            work.result()
-            yield Progress(status, digest, total, total)
-            return
+    while not work.done():
         if (now := done()) != told:
             told = now
             yield Progress(status, digest, total, now)
+        await asyncio.wait({work}, timeout=_TELL_EVERY_S)
+    work.result()
+    yield Progress(status, digest, total, total)
 
 
 def title(verb: str, digest: str) -> str:

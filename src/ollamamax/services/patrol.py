@@ -20,23 +20,30 @@ class Patrol:
     def __init__(self) -> None:
         self._guarded: set[Guarded] = set()
         self._is_under_way = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that all of it happens in. Asking for the running one costs a system call each time."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def add(self, one: Guarded) -> None:
         """From the next round on; `discard` must follow."""
         self._guarded.add(one)
         if not self._is_under_way:
             self._is_under_way = True
-            asyncio.get_running_loop().call_later(_ROUND_S, self._go_round)
+            self.loop.call_later(_ROUND_S, self._go_round)
 
     def discard(self, one: Guarded) -> None:
         """No more. Idempotent."""
         self._guarded.discard(one)
 
     def _go_round(self) -> None:
-        loop = asyncio.get_running_loop()
-        now_s = loop.time()
+        now_s = self.loop.time()
         for one in tuple(self._guarded):
             one.look(now_s)
         self._is_under_way = bool(self._guarded)
         if self._is_under_way:
-            loop.call_later(_ROUND_S, self._go_round)
+            self.loop.call_later(_ROUND_S, self._go_round)

@@ -32,12 +32,15 @@ class Router:
         key = _key(request.model)
         if isinstance(request, EmbedRequest):
             return RequestFacts(key, prompt_tokens(request.inputs))
-        texts = [message.content for message in request.messages]
+        texts: list[str] = []
+        images = 0
+        for message in request.messages:
+            texts.append(message.content)
+            images += len(message.images)
         if request.prompt is not None:
             texts.append(request.prompt)
         if request.system is not None:
             texts.append(request.system)
-        images = sum([len(message.images) for message in request.messages])
         output = int(self.fleet.mean_output_tokens) or self._config.output_tokens
         limit = request.options.num_predict
         if limit is not None and 0 < limit < output:

@@ -56,12 +56,14 @@ class WaitingRoom:
         """
         facts = trip.facts
         decision = self._router.choose(facts, self._admission.waiting_for(facts.model_key))
-        if decision.is_nowhere:
-            await self._router.fleet.refresh()
-            decision = self._router.choose(facts, self._admission.waiting_for(facts.model_key))
         best = decision.best
-        if best is None and not decision.is_open:
-            raise self._router.refusal(trip.model, decision)
+        if best is None:
+            if decision.is_nowhere:
+                await self._router.fleet.refresh()
+                decision = self._router.choose(facts, self._admission.waiting_for(facts.model_key))
+                best = decision.best
+            if best is None and not decision.is_open:
+                raise self._router.refusal(trip.model, decision)
         ticket = next(self._tickets)
         can_start = best is not None and best.has_room
         effect = self._admission.step(Arrive(ticket, facts.model_key, can_start), self._clock.now_ms())

@@ -14,7 +14,7 @@ class Watchdog:
     __slots__ = ("_barked", "_due_s", "_loop", "_patrol", "_task")
 
     def __init__(self, patrol: Patrol) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop = patrol.loop
         self._patrol = patrol
         self._due_s: float | None = None
         """None while there is no wait."""
@@ -25,7 +25,7 @@ class Watchdog:
         """A wait begins. limit_s: infinite = none."""
         if self._task is None:
             self._patrol.add(self)
-        self._task = asyncio.current_task()
+        self._task = asyncio.current_task(self._loop)
         self._due_s = self._loop.time() + limit_s
 
     def rest(self) -> None:

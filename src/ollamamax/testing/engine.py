@@ -223,6 +223,8 @@ class TwinEngine(Watched):
         prompt_ids = (*request.context, *map(token_id, prompt.split()))
         if request.count_only:
             return [[Chunk(done_reason="load", stats=GenerationStats(prompt_tokens=len(prompt_ids)))]]
+        if request.render_only:
+            return [[Chunk(text=prompt, done_reason="load", stats=GenerationStats())]]
         if self.script is not None:
             return self.script
         reads = scripted(self.words, request.options, len(prompt_ids))

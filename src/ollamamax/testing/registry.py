@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from ollamamax.core.errors import RangeIgnored, RegistryError, RegistryNotFound, RegistryUnavailable
+from ollamamax.core.errors import RangeIgnored, RegistryError, RegistryNotFound
 from ollamamax.core.types import ModelName
 from ollamamax.ports import Body, PartReply, Remote
 
@@ -17,9 +17,9 @@ class MemoryRegistry:
     """Twin of the client of registries; one registry for all hosts.
 
     Knobs: ranged: False sends blobs whole or not at all.  elsewhere: wants parts of uploads put to URLs of their own.
-    faults: each is raised once, by the next call or, of a blob that is read, after so many bytes.
-    held: whoever reads a blob waits for it before each piece.  spoiled: blobs whose bytes are sent wrong.
-    Records: asked: what was called, with digests and ranges.  read_bytes: of blobs, in all.
+    faults: raised by the next questions, one each.  cuts: raised after so many bytes by the next bodies, read or sent.
+    spoiled: blobs whose bytes are sent wrong.
+    Records: asked: what was called, with digests and ranges.  read_bytes: of blobs, in all.  etags: of ended uploads.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,8 @@ class MemoryRegistry:
         self.blobs: dict[tuple[str, str], bytes] = {}
         self.ranged = True
         self.elsewhere = False
-        self.faults: deque[tuple[int, RegistryError]] = deque()
+        self.faults: deque[RegistryError] = deque()
+        self.cuts: deque[tuple[int, RegistryError]] = deque()
         self.spoiled: set[str] = set()
         self.asked: list[tuple[str | int, ...]] = []
         self.etags: list[str] = []
@@ -43,12 +44,12 @@ class MemoryRegistry:
             raise RegistryNotFound("404: MANIFEST_UNKNOWN") from None
 
     async def read_blob(self, remote: Remote, digest: str, start: int, end: int) -> AsyncGenerator[bytes, None]:
-        """Pieces of 1000 bytes. Raises: RangeIgnored, RegistryNotFound, and the next fault."""
+        """Pieces of 1000 bytes. Raises: RangeIgnored, RegistryNotFound, and the next cut."""
         self.asked.append(("read", digest, start, end))
         data = self._blob(remote.name, digest)
         if start and not self.ranged:
             raise RangeIgnored("this registry sends blobs whole or not at all")
-        breaks_after, fault = self.faults.popleft() if self.faults else (end, None)
+        breaks_after, fault = self.cuts.popleft() if self.cuts else (end, None)
         for at in range(start, end, PIECE_BYTES):
             if fault is not None and at - start >= breaks_after:
                 raise fault
@@ -78,14 +79,14 @@ class MemoryRegistry:
         return session
 
     async def send_part(self, remote: Remote, session: str, body: Body, start: int, end: int) -> PartReply:
-        """Raises: the next fault, after so many bytes have arrived."""
+        """Raises: the next cut."""
         self.asked.append(("send", session, start, end))
         upload = self._upload(session)
         if self.elsewhere:
             self._raise_fault()
             return PartReply(session, f"{_DIRECT}{session}:{start}")
         assert start == sum(map(len, upload.values())), "parts that go into the session come in order"
-        breaks_after, fault = self.faults.popleft() if self.faults else (end, None)
+        breaks_after, fault = self.cuts.popleft() if self.cuts else (end, None)
         async with aclosing(body()) as pieces:
             async for piece in pieces:
                 upload[start] = (upload.get(start, b"") + piece)[:breaks_after]
@@ -136,7 +137,7 @@ class MemoryRegistry:
 
     def _raise_fault(self) -> None:
         if self.faults:
-            raise self.faults.popleft()[1]
+            raise self.faults.popleft()
 
     def _blob(self, name: ModelName, digest: str) -> bytes:
         try:
@@ -149,11 +150,6 @@ class MemoryRegistry:
             return self._uploads[session]
         except KeyError:
             raise RegistryNotFound("404: BLOB_UPLOAD_UNKNOWN") from None
-
-
-def unavailable(text: str = "the connection failed") -> RegistryUnavailable:
-    """A fault that a repeat may heal."""
-    return RegistryUnavailable(text)
 
 
 def _repository(name: ModelName) -> str:

@@ -325,3 +325,22 @@ def test_openai_models() -> None:
         ],
     }
     assert json.loads(openai_answers.model_list([])) == {"object": "list", "data": None}
+
+
+@pytest.mark.parametrize(("is_chat", "count"), [(True, 0), (False, 2)])
+def test_the_rendered_prompt(is_chat: bool, count: int) -> None:
+    answer = ollama_answers.OllamaAnswer("m", is_chat, Stamp())
+    place = {"message": {"role": "", "content": ""}} if is_chat else {"response": ""}
+    images = {"image_count": count} if count else {}
+    assert json.loads(answer.rendered("<user>hi", count, WALL_NS)) == {
+        "model": "m",
+        "created_at": CREATED,
+        **place,
+        "done": False,
+        "_debug_info": {"rendered_template": "<user>hi", **images},
+    }
+
+
+def test_an_embedding_in_the_older_form() -> None:
+    assert ollama_answers.embedding(EmbedResult(((0.5, -1.0),))) == b'{"embedding":[0.5,-1.0]}'
+    assert ollama_answers.embedding(EmbedResult(())) == b'{"embedding":[]}'

@@ -298,3 +298,21 @@ def test_no_bytes_raise_anything_but_bad_request(raw: bytes) -> None:
     for read in (ollama.chat_request, ollama.generate_request, ollama.embed_request):
         with suppress(BadRequest):
             read(raw)
+
+
+def test_embeddings_in_the_older_form() -> None:
+    read = ollama.embeddings_request
+    assert read(body(model="m", prompt="x", keep_alive="1s", options={"num_ctx": 8})) == EmbedRequest(
+        model="m", inputs=("x",), truncate=False, keep_alive_ms=1000, options=Options(num_ctx=8)
+    )
+    assert read(body(model="m")).inputs == ()
+    with pytest.raises(BadRequest, match=r"^model is required$"):
+        read(body(prompt="x"))
+    with pytest.raises(BadRequest, match=r"Go struct field EmbeddingRequest.prompt of type string"):
+        read(body(model="m", prompt=["x"]))
+
+
+def test_a_prompt_can_be_asked_for() -> None:
+    assert ollama.chat_request(body(model="m", messages=[], _debug_render_only=True)).render_only
+    assert ollama.generate_request(body(model="m", prompt="x", _Debug_Render_Only=True)).render_only
+    assert not ollama.generate_request(body(model="m", prompt="x")).render_only

@@ -50,7 +50,8 @@ def test_create_with_everything() -> None:
             quantize="Q8_0",
             stream=False,
             requires="0.1.0",
-            renderer="",
+            renderer="gemma4",
+            parser="gemma4",
         )
     )
     assert not streamed
@@ -63,6 +64,9 @@ def test_create_with_everything() -> None:
         licenses=("one", "two"),
         parameters={"num_ctx": 8, "custom": "kept"},
         messages=(Message("user", "hi"),),
+        renderer="gemma4",
+        parser="gemma4",
+        requires="0.1.0",
         quantize="Q8_0",
     )
 
@@ -91,7 +95,8 @@ def test_files_stay_inside(path: str) -> None:
             "json: cannot unmarshal number into Go struct field CreateRequest.files of type string",
         ),
         ({"draft_quantize": "F16"}, BadRequest, "--draft-quantize requires a DRAFT model"),
-        ({"renderer": "qwen3"}, Unsupported, "creating a model with 'renderer' is not supported"),
+        ({"info": {"a": 1}}, Unsupported, "creating a model with 'info' is not supported"),
+        ({"draft_files": {"a": DIGEST}}, Unsupported, "creating a model with 'draft_files' is not supported"),
         ({"remote_host": "x"}, Unsupported, "creating a model with 'remote_host' is not supported"),
         ({"parameters": {"num_ctx": "x"}}, InvalidOption, 'option "num_ctx" must be of type integer'),
         (

@@ -154,6 +154,14 @@ def test_a_gap_is_noticed_and_the_whole_closes_it() -> None:
     assert FactsReader(ME).read(messages[1]) is Reading.GAP
 
 
+def test_an_echo_shows_that_something_was_missed() -> None:
+    writer, messages = written(FACTS, replace(FACTS, queued=1))
+    late, current = reader_of(messages[0]), reader_of(*messages)
+    assert late.read(writer.echo()) is Reading.GAP
+    assert current.read(writer.echo()) is Reading.OLD
+    assert FactsReader(ME).read(writer.echo()) is Reading.GAP
+
+
 def test_another_start_of_the_node_begins_anew() -> None:
     _, (old,) = written(FACTS)
     _, new = written(replace(FACTS, instance="i2"), replace(FACTS, instance="i2", queued=1))

@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from ollamamax.core.modelspec.capabilities import DEFAULT_TEMPLATE, capabilities, runs_native
+from ollamamax.core.modelspec.capabilities import DEFAULT_TEMPLATE, capabilities, runs_native, unknown_form
 from ollamamax.core.modelspec.manifest import Config
 from ollamamax.core.types import GgufFacts
 
@@ -64,3 +64,18 @@ def test_a_projector_sees_and_may_hear() -> None:
 )
 def test_who_renders(config: Config, template: str | None, jinja: str, native: bool) -> None:
     assert runs_native(config, template, jinja) is native
+
+
+@pytest.mark.parametrize(
+    ("renderer", "parser", "problem"),
+    [
+        ("", "", ""),
+        ("qwen3-coder", "qwen3-coder", ""),
+        ("gemma4", "", ""),
+        ("", "passthrough", ""),
+        ("qwen9", "qwen3", 'unknown renderer "qwen9"'),
+        ("", "qwen9", 'unknown parser "qwen9"'),
+    ],
+)
+def test_names_of_code_for_prompts_and_answers(renderer: str, parser: str, problem: str) -> None:
+    assert unknown_form(renderer, parser) == problem

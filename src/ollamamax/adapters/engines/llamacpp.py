@@ -52,6 +52,7 @@ TOO_LONG: Final = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the "
     "context length in settings, or use a model with a longer context length"
 )
+_OVERFLOW: Final = "exceeds the available context size"
 _OPEN, _CLOSE, _CALL_TAG = "<think>", "</think>", "<tool_call>"
 # Marks of answer forms that only llama.cpp's own parsers take apart.
 _FOREIGN_FORMS: Final = (
@@ -149,15 +150,14 @@ class LlamaCppEngine:
             if request.count_only:
                 yield [Chunk(done_reason="load", stats=GenerationStats(prompt_tokens=await self._count(request)))]
                 return
-            async with aclosing(await self._route(request)) as stream:
+            if request.render_only:
+                yield [Chunk(text=await self._prompt(request), done_reason="load", stats=GenerationStats())]
+                return
+            async with aclosing(self._answered(request)) as stream:
                 async for chunks in stream:
                     yield chunks
         except EngineUnavailable as error:
             raise await self._obituary(error) from None
-        except EngineRefused as error:
-            if "exceeds the available context size" in str(error):
-                raise InputTooLong(TOO_LONG) from None
-            raise
 
     async def embed(self, request: EmbedRequest, served_as: str) -> EmbedResult:
         """Vectors. Raises: Unsupported, InputTooLong, EngineError."""
@@ -192,13 +192,13 @@ class LlamaCppEngine:
         """Tokens of the prompt that a request to be answered would be. Raises: Unsupported, EngineError."""
         if any(message.images for message in request.messages):
             raise Unsupported("the tokens of images can't be counted; leave the images out")
+        return len(request.context) + len(await self._prompt_ids(await self._prompt(request)))
+
+    async def _prompt(self, request: ChatRequest) -> str:
+        """What a request to be answered would have the model read."""
         if request.prompt is not None:
-            prompt = request.prompt
-        elif _forces_call(request):
-            prompt = await self._prompt_of_call(request)
-        else:
-            prompt = await self._rendered(request)
-        return len(request.context) + len(await self._prompt_ids(prompt))
+            return request.prompt
+        return await (self._prompt_of_call(request) if _forces_call(request) else self._rendered(request))
 
     async def _rendered(self, request: ChatRequest) -> str:
         """The conversation as a prompt, by the GGUF's own template."""
@@ -210,30 +210,52 @@ class LlamaCppEngine:
             await self._http.post("/tokenize", {"content": prompt, "add_special": True}, wire.tokens_decoder)
         ).tokens
 
-    async def _route(self, request: ChatRequest) -> ChunkStream:
+    async def _answered(self, request: ChatRequest) -> ChunkStream:
+        """The answer. A prompt that does not fit is cut in its middle if that is allowed."""
+        is_cut = False
+        while True:
+            try:
+                async with aclosing(await self._route(request, is_cut)) as stream:
+                    async for chunks in stream:
+                        yield chunks
+                return
+            except EngineRefused as error:
+                if _OVERFLOW not in str(error):
+                    raise
+                if is_cut or not request.truncate or not self._spec.context_shift:
+                    raise InputTooLong(TOO_LONG) from None
+                is_cut = True
+
+    async def _route(self, request: ChatRequest, is_cut: bool) -> ChunkStream:
         if request.prompt is not None:
-            return self._complete(request, request.prompt, wire.format_schema(request), None)
+            return await self._complete(request, request.prompt, wire.format_schema(request), None, is_cut)
         has_images = any(message.images for message in request.messages)
         if has_images and not self._spec.projector_path:
             raise Unsupported("this model does not support images")
         if _forces_call(request) and not has_images:
-            return self._forced_call(request)
-        if has_images or self._has_own_form or (request.tools and request.tool_choice != "none"):
-            return self._chat(request)
-        prompt = await self._rendered(request)
-        if not self._thinks:
-            return self._complete(request, prompt, wire.format_schema(request), None)
+            return self._forced_call(request, is_cut)
+        is_parsed_there = has_images or self._has_own_form or (request.tools and request.tool_choice != "none")
+        prompt = "" if is_parsed_there else await self._rendered(request)
         is_open = prompt.rstrip().endswith(_OPEN)
-        if request.format and is_open:
-            return self._chat(request)  # it lets the thinking be free and holds the answer to the schema
-        return self._complete(
-            request, prompt, wire.format_schema(request), ThinkingSplitter(_OPEN, _CLOSE, starts_inside=is_open)
-        )
+        # With a format the chat endpoint lets the thinking be free and holds the answer to the schema.
+        if is_parsed_there or (self._thinks and request.format and is_open):
+            if is_cut:
+                raise InputTooLong(TOO_LONG)  # that endpoint takes messages, which have no middle
+            return self._chat(request)
+        splitter = ThinkingSplitter(_OPEN, _CLOSE, starts_inside=is_open) if self._thinks else None
+        return await self._complete(request, prompt, wire.format_schema(request), splitter, is_cut)
 
-    def _complete(
-        self, request: ChatRequest, prompt: str, schema: dict[str, Any] | None, splitter: ThinkingSplitter | None
+    async def _complete(
+        self,
+        request: ChatRequest,
+        prompt: str,
+        schema: dict[str, Any] | None,
+        splitter: ThinkingSplitter | None,
+        is_cut: bool,
     ) -> ChunkStream:
         body = wire.completion_body(request, prompt, self._spec.ctx_tokens, schema)
+        if is_cut:
+            body["prompt"] = await self._without_middle(request, prompt)
         top = request.top_logprobs if request.logprobs else -1
         wanted = partial(self._prompt_ids, body["prompt"]) if request.want_context else None
         gatherer = CompletionGatherer(self._spec.name, self, splitter, top, wanted)
@@ -246,7 +268,13 @@ class LlamaCppEngine:
         reply = self._http.stream(lambda: ("/v1/chat/completions", body))
         return relay(self._spec.name, reply, EventSplitter(), gatherer)
 
-    async def _forced_call(self, request: ChatRequest) -> ChunkStream:
+    async def _without_middle(self, request: ChatRequest, prompt: str) -> list[int]:
+        """The prompt's ids without so many from the middle that half of the context behind its head stays free."""
+        whole = [*request.context, *await self._prompt_ids(prompt)]
+        special = len(whole) > len(request.context) + len(await self.tokenize(prompt))
+        return wire.without_middle(whole, request.options.num_keep, special, self._spec.ctx_tokens)
+
+    async def _forced_call(self, request: ChatRequest, is_cut: bool) -> ChunkStream:
         """One call, held to the tools' schemas and read as JSON, whatever form the model was trained on.
 
         The chat endpoint has a way to force calls too, but where it can't make out a template's form it forces nothing
@@ -255,7 +283,8 @@ class LlamaCppEngine:
         prompt = await self._prompt_of_call(request)
         text = ""
         ids: tuple[int, ...] = ()
-        async with aclosing(self._complete(request, prompt, wire.forced_call_schema(request), None)) as stream:
+        schema = wire.forced_call_schema(request)
+        async with aclosing(await self._complete(request, prompt, schema, None, is_cut)) as stream:
             async for chunks in stream:
                 text += "".join(chunk.text for chunk in chunks)
                 ids += tuple(number for chunk in chunks for number in chunk.token_ids)

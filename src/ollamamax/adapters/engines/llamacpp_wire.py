@@ -124,6 +124,18 @@ def completion_body(
     return body
 
 
+def without_middle(tokens: list[int], num_keep: int | None, has_special: bool, ctx_tokens: int) -> list[int]:
+    """What is kept of a prompt that is too long: its head, and half of the rest of the context from its end.
+
+    num_keep: tokens of the head, None = Ollama's default, negative = as many as there is room for.
+    has_special: the tokenizer puts one of its own in front, which is kept too.
+    """
+    asked = DEFAULTS.num_keep if num_keep is None else num_keep
+    head = ctx_tokens - 1 if asked is None or asked < 0 else min(asked + has_special, ctx_tokens - 1)
+    tail = (ctx_tokens - head) // 2
+    return tokens[:head] + tokens[len(tokens) - tail :]
+
+
 def template_body(request: ChatRequest) -> dict[str, Any]:
     """For /apply-template, and the beginning of one for the chat endpoint. Raises: InvalidOption."""
     body: dict[str, Any] = {"messages": messages_json(request.messages)}

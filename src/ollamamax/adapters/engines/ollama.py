@@ -56,6 +56,8 @@ class OllamaEngine:
         def ask() -> tuple[str, Any]:
             if request.count_only:
                 raise Unsupported("Ollama's API can't count tokens; use a model of this node's own store")
+            if request.render_only:
+                raise Unsupported("an attached engine renders prompts itself and does not show them")
             if request.tools and request.tool_choice not in ("auto", "none"):
                 raise Unsupported(
                     "Ollama's API can't force a tool call; leave tool_choice at auto, or use another engine"

@@ -134,6 +134,8 @@ class OpenAIEngine:
 def _path_and_body(request: ChatRequest, served_as: str) -> tuple[str, dict[str, Any]]:
     if request.count_only:
         raise Unsupported("an OpenAI-compatible engine can't count tokens; use a model of this node's own store")
+    if request.render_only:
+        raise Unsupported("an attached engine renders prompts itself and does not show them")
     if request.template or request.context:
         what = "a template" if request.template else "context ids"
         raise Unsupported(f"an OpenAI-compatible engine takes no {what}: it renders prompts itself; leave it out")

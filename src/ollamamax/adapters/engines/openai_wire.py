@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from ollamamax.core.errors import InvalidOption
+from ollamamax.core.modelspec.media import audio_format
 from ollamamax.core.types import ChatRequest, Message, TokenLogprob
 
 _IMAGE_KINDS: Final = ((b"\x89PNG", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"))
@@ -177,7 +178,7 @@ def _message(message: Message) -> dict[str, Any]:
     made: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.images:
         parts: list[dict[str, Any]] = [{"type": "text", "text": message.content}] if message.content else []
-        parts += [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in message.images]
+        parts += [_attachment(data) for data in message.images]
         made["content"] = parts
     if message.thinking:
         made["reasoning_content"] = message.thinking
@@ -191,6 +192,12 @@ def _message(message: Message) -> dict[str, Any]:
     if message.tool_call_id:
         made["tool_call_id"] = message.tool_call_id
     return made
+
+
+def _attachment(data: bytes) -> dict[str, Any]:
+    if sound := audio_format(data):
+        return {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": sound}}
+    return {"type": "image_url", "image_url": {"url": _data_url(data)}}
 
 
 def _data_url(image: bytes) -> str:

@@ -14,15 +14,16 @@ from msgspec.structs import replace
 
 from ollamamax.adapters.network import zenoh_config
 from ollamamax.adapters.network.zenoh_inbox import Inbox
+from ollamamax.adapters.network.zenoh_reach import reachable
 from ollamamax.adapters.network.zenoh_session import ZenohSession
-from ollamamax.adapters.network.zenoh_threads import Worker, in_thread
+from ollamamax.adapters.network.zenoh_threads import Calls, Worker
 from ollamamax.core.errors import PeerTimeout, PeerUnavailable
 from ollamamax.ports import MeshConfig, MeshEvent, MeshRole
 
 T = TypeVar("T")
 _LOG: Final = structlog.get_logger(__name__)
 _OPEN_S: Final = 30.0
-_CLOSE_S: Final = 5.0
+_CLOSE_S: Final = 2.0
 _PUT_S: Final = 5.0
 _ANY_V6: Final = "[::]"
 _LOOKS: Final = 3
@@ -38,6 +39,7 @@ class ZenohMesh:
         self._loop = asyncio.get_running_loop()
         self._inbox = Inbox()
         self._worker = Worker()
+        self._calls = Calls()
         self._session: ZenohSession | None = None
         self._lock = asyncio.Lock()
         """One open or close at a time."""
@@ -115,12 +117,15 @@ class ZenohMesh:
         async with self._lock:
             await self._close_session()
         self._inbox.close()
-        self._worker.close()
+        await self._worker.close(_CLOSE_S)
+        await self._calls.finish(_CLOSE_S)
 
     # --- sessions ---------------------------------------------------------------------------------------------
 
     async def _start(self, config: MeshConfig, by_scouting: bool = False) -> None:
         """Open a session, go over to it, close the former one. Raises: zenoh.ZError, TimeoutError."""
+        if config.role is MeshRole.CLIENT and not by_scouting:
+            config = await _best_first(config)
         session = await self._opened(config, by_scouting)
         if config.role is MeshRole.ROUTER and config.multicast and not session.config.multicast:
             _LOG.warning("multicast does not work here: `discover` will not find this node")
@@ -129,9 +134,9 @@ class ZenohMesh:
         if former is not None:
             former.mute()
         try:
-            await in_thread(session.begin, _OPEN_S)
+            await self._calls.run(session.begin, _OPEN_S)
             if former is not None:
-                await in_thread(session.settle, _OPEN_S)
+                await self._calls.run(session.settle, _OPEN_S)
                 alive = await self.alive()
                 if alive:
                     self._miss(alive)
@@ -153,7 +158,7 @@ class ZenohMesh:
         return await self._session_of(last, by_scouting)
 
     async def _session_of(self, config: MeshConfig, by_scouting: bool) -> ZenohSession:
-        return await in_thread(
+        return await self._calls.run(
             lambda: ZenohSession(config, self._hear, self._on_query, by_scouting=by_scouting),
             _OPEN_S,
             too_late=ZenohSession.close,
@@ -167,7 +172,7 @@ class ZenohMesh:
     async def _ended(self, session: ZenohSession) -> None:
         session.mute()
         try:
-            await in_thread(session.close, _CLOSE_S)
+            await self._calls.run(session.close, _CLOSE_S)
         except (zenoh.ZError, TimeoutError) as error:
             _LOG.warning("a session of the mesh did not end well", reason=zenoh_config.reason(error))
 
@@ -213,7 +218,7 @@ class ZenohMesh:
 
     async def _gathered(self, gather: Callable[[], T], none: T, timeout_ms: float) -> T:
         try:
-            return await in_thread(gather, timeout_ms / 1000 + 1.0)
+            return await self._calls.run(gather, timeout_ms / 1000 + 1.0)
         except (zenoh.ZError, TimeoutError) as error:
             _LOG.debug("the mesh did not answer", reason=zenoh_config.reason(error))
             return none
@@ -256,3 +261,11 @@ def _variants(config: MeshConfig) -> list[MeshConfig]:
     listens = [config.listen, f"0.0.0.0:{port}"] if host == _ANY_V6 else [config.listen]
     ways = [True, False] if config.multicast else [False]
     return [replace(config, listen=listen, multicast=multicast) for multicast in ways for listen in listens]
+
+
+async def _best_first(config: MeshConfig) -> MeshConfig:
+    """With the routers first that can be reached now: zenoh tries one after the other. Raises: TimeoutError if none."""
+    found = await reachable(config.connect)
+    if not found:
+        raise TimeoutError
+    return replace(config, connect=tuple(dict.fromkeys([*found, *config.connect])))

@@ -8,7 +8,7 @@ import structlog
 import zenoh
 
 from ollamamax.adapters.network import zenoh_config
-from ollamamax.adapters.network.zenoh_threads import in_thread
+from ollamamax.adapters.network.zenoh_threads import Calls
 from ollamamax.ports import ScoutedNode
 
 _LOG: Final = structlog.get_logger(__name__)
@@ -33,8 +33,9 @@ class ZenohScout:
                     found.setdefault(str(hello.zid), addresses)
 
         handler: Any = hear
+        calls = Calls()
         try:
-            scout = await in_thread(
+            scout = await calls.run(
                 lambda: zenoh.scout(handler, "router|peer", zenoh_config.scout_config()), _START_S, too_late=_stop
             )
         except (zenoh.ZError, TimeoutError) as error:
@@ -43,7 +44,7 @@ class ZenohScout:
         try:
             await asyncio.sleep(timeout_ms / 1000)
         finally:
-            await in_thread(scout.stop, _START_S)
+            await calls.run(scout.stop, _START_S)
         with lock:
             return [ScoutedNode(addresses) for addresses in dict.fromkeys(found.values())]
 

@@ -43,8 +43,16 @@ class ZenohSession:
         self._alive = f"{root}/alive"
         self._facts = f"{root}/facts"
         self._is_muted = False
-        self._session: Any = zenoh.open(zenoh_config.session_config(config, by_scouting=by_scouting))
+        self._open: Any = zenoh.open(zenoh_config.session_config(config, by_scouting=by_scouting))
         self._declared: list[Any] = []
+
+    @property
+    def _session(self) -> Any:
+        """Raises: zenoh.ZError once it is closed."""
+        session = self._open
+        if session is None:
+            raise zenoh.ZError("the session is closed")
+        return session
 
     def begin(self) -> None:
         """Listen, answer, and be seen."""
@@ -82,7 +90,11 @@ class ZenohSession:
                 self._declared.pop().undeclare()
             except zenoh.ZError:
                 continue
-        self._session.close()
+        session, self._open = self._open, None
+        if session is not None:
+            session.close()
+        # Its last reference goes here: where that happens in a thread that ends with the program, zenoh aborts it.
+        del session
 
     def put(self, data: bytes) -> None:
         """Tell all others. Dropped rather than waited for where somebody does not keep up."""

@@ -1,54 +1,84 @@
-"""Calls that may block, in threads that nobody has to wait for at the end."""
+"""Calls that may block, in threads.
+
+Python ends a thread that comes back from zenoh while the program ends, and that aborts the program. So whoever is done
+with zenoh waits a while for such threads; they are daemons all the same, so that one that hangs hinders nobody.
+"""
 
 import asyncio
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
 from queue import Full, Queue
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 _MAX_JOBS: Final = 1_024
+_LOOK_S: Final = 0.01
 
 
-async def in_thread(call: Callable[[], T], limit_s: float, too_late: Callable[[T], Any] | None = None) -> T:
-    """What `call` gives or raises, or TimeoutError. A thread that is stuck does not keep the program from ending.
+class Calls:
+    """Calls of one owner."""
 
-    too_late: gets, in a thread, the result that came when nobody waited any more.
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
+    def __init__(self) -> None:
+        self._threads: set[threading.Thread] = set()
 
-    def run() -> None:
-        try:
-            result = call()
-        except BaseException as error:  # noqa: BLE001 - it is the caller's to see
-            _call_soon(loop, fail, error)
-        else:
-            if not _call_soon(loop, succeed, result):
+    async def run(self, call: Callable[[], T], limit_s: float, too_late: Callable[[T], Any] | None = None) -> T:
+        """What `call` gives or raises, or TimeoutError; the thread goes on then.
+
+        too_late: gets, in a thread, the result that came when nobody waited any more.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+
+        def work() -> None:
+            try:
+                result = call()
+            except BaseException as error:  # noqa: BLE001 - it is the caller's to see
+                _call_soon(loop, fail, error)
+            else:
+                if not _call_soon(loop, succeed, result):
+                    dispose(result)
+
+        def fail(error: BaseException) -> None:
+            if not done.done():
+                done.set_exception(error)
+
+        def succeed(result: T) -> None:
+            if done.done():
                 dispose(result)
+            else:
+                done.set_result(result)
 
-    def fail(error: BaseException) -> None:
-        if not done.done():
-            done.set_exception(error)
+        def dispose(result: T) -> None:
+            if too_late is not None:
+                self._start(partial(too_late, result))
 
-    def succeed(result: T) -> None:
-        if done.done():
-            dispose(result)
-        else:
-            done.set_result(result)
+        self._start(work)
+        try:
+            async with asyncio.timeout(limit_s):
+                return await done
+        except BaseException:
+            if done.done() and not done.cancelled() and done.exception() is None:
+                dispose(done.result())
+            raise
 
-    def dispose(result: T) -> None:
-        if too_late is not None:
-            threading.Thread(target=too_late, args=(result,), daemon=True).start()
+    async def finish(self, limit_s: float) -> None:
+        """Wait so long for threads that still run. Whether all have ended is not told: nothing can be done about it."""
+        await _wait_for(self._threads, limit_s)
 
-    threading.Thread(target=run, name="mesh-call", daemon=True).start()
-    try:
-        async with asyncio.timeout(limit_s):
-            return await done
-    except BaseException:
-        if done.done() and not done.cancelled() and done.exception() is None:
-            dispose(done.result())
-        raise
+    def _start(self, work: Callable[[], Any]) -> None:
+        self._threads = {thread for thread in self._threads if thread.is_alive()}
+        thread = threading.Thread(target=work, name="mesh-call", daemon=True)
+        thread.start()
+        self._threads.add(thread)
+
+
+async def _wait_for(threads: Iterable[threading.Thread], limit_s: float) -> None:
+    """By looking: nothing that a thread could set comes after its end."""
+    deadline = time.monotonic() + limit_s
+    while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(_LOOK_S)
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: object) -> bool:
@@ -65,7 +95,8 @@ class Worker:
     def __init__(self) -> None:
         self._jobs: Queue[Callable[[], Any] | None] = Queue(_MAX_JOBS)
         self._is_closed = False
-        threading.Thread(target=self._run, name="mesh-worker", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="mesh-worker", daemon=True)
+        self._thread.start()
 
     def do(self, job: Callable[[], Any]) -> bool:
         """Have it done some time; False if there is too much to do. Jobs see to their errors themselves."""
@@ -101,16 +132,19 @@ class Worker:
         async with asyncio.timeout(limit_s):
             return await done
 
-    def close(self) -> None:
-        """End the thread after what it does now. Idempotent."""
+    async def close(self, limit_s: float) -> None:
+        """End the thread after what it does now, and wait so long for it. Idempotent."""
         self._is_closed = True
         try:
             self._jobs.put_nowait(None)
         except Full:
             pass
+        await _wait_for([self._thread], limit_s)
 
     def _run(self) -> None:
         while not self._is_closed:
             job = self._jobs.get()
             if job is not None:
                 job()
+            # What a job refers to must not outlive it.
+            del job

@@ -1,8 +1,7 @@
 """Requests of Ollama's own API: decoded JSON to ChatRequest and EmbedRequest.
 
 Empty prompt or messages mean load, or unload with a keep_alive of 0. Deliberate limits: a tool's schema goes to the
-model whole, where Ollama drops the keywords that its structs do not name; raw mode takes no images;
-`_debug_render_only` is ignored.
+model whole, where Ollama drops the keywords that its structs do not name; raw mode takes no images.
 """
 
 from typing import Any, Final
@@ -26,11 +25,13 @@ _COMMON: Final = frozenset(
         "shift",
         "logprobs",
         "top_logprobs",
+        "_debug_render_only",
     }
 )
 _GENERATE: Final = _COMMON | {"prompt", "suffix", "system", "template", "context", "raw", "images"}
 _CHAT: Final = _COMMON | {"messages", "tools"}
 _EMBED: Final = frozenset({"model", "input", "truncate", "dimensions", "keep_alive", "options"})
+_EMBEDDINGS: Final = frozenset({"model", "prompt", "keep_alive", "options"})
 _MESSAGE: Final = frozenset({"role", "content", "thinking", "images", "tool_calls", "tool_name", "tool_call_id"})
 _TOOL_CALL: Final = frozenset({"id", "function"})
 _CALLED_FUNCTION: Final = frozenset({"index", "name", "arguments"})
@@ -106,6 +107,21 @@ def embed_request(body: bytes) -> EmbedRequest:
     )
 
 
+def embeddings_request(body: bytes) -> EmbedRequest:
+    """A body of /api/embeddings, the older form: one text, never cut. Raises: BadRequest and its children."""
+    fields = Fields(decode_object(body, "EmbeddingRequest"), _EMBEDDINGS, "EmbeddingRequest.")
+    if not fields.text("model"):
+        raise BadRequest("model is required")
+    prompt = fields.text("prompt")
+    return EmbedRequest(
+        model=fields.text("model") or "",
+        inputs=(prompt,) if prompt else (),
+        truncate=False,
+        keep_alive_ms=keep_alive_ms(fields.any("keep_alive")),
+        options=read_options(fields),
+    )
+
+
 def _common(fields: Fields) -> dict[str, Any]:
     return {
         "model": fields.text("model") or "",
@@ -118,6 +134,7 @@ def _common(fields: Fields) -> dict[str, Any]:
         "shift": fields.flag("shift") is not False,
         "logprobs": bool(fields.flag("logprobs")),
         "top_logprobs": read_top_logprobs(fields),
+        "render_only": bool(fields.flag("_debug_render_only")),
     }
 
 

@@ -60,6 +60,15 @@ class OllamaAnswer:
         """The reply that is not streamed, from the whole answer as one chunk."""
         return encode(self._object(chunk, self._stamp.at(wall_ns), elapsed_ns))
 
+    def rendered(self, prompt: str, image_count: int, wall_ns: int) -> bytes:
+        """The reply to `_debug_render_only`."""
+        told: dict[str, Any] = {"rendered_template": prompt}
+        if image_count:
+            told["image_count"] = image_count
+        answer: dict[str, Any] = {"model": self._model, "created_at": self._stamp.at(wall_ns).decode()}
+        said = {"message": {"role": "", "content": ""}} if self._is_chat else {"response": ""}
+        return encode(answer | said | {"done": False, "_debug_info": told})
+
     def error(self, text: str) -> bytes:
         """The last line of an answer that failed on the way."""
         return ndjson({"error": text})
@@ -132,6 +141,11 @@ def embeddings(model: str, result: EmbedResult, elapsed_ns: int) -> bytes:
         if result.prompt_tokens:
             told["prompt_eval_count"] = result.prompt_tokens
     return encode(told)
+
+
+def embedding(result: EmbedResult) -> bytes:
+    """The reply of /api/embeddings."""
+    return encode({"embedding": next(iter(result.vectors), ())})
 
 
 def progress(step: Progress) -> dict[str, Any]:

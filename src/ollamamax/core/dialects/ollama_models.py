@@ -35,7 +35,7 @@ _CREATE: Final = frozenset(
         "stream",
     }
 )
-_UNSUPPORTED: Final = ("remote_host", "draft_files", "renderer", "parser", "info")
+_UNSUPPORTED: Final = ("remote_host", "draft_files", "info")
 
 
 class ShowRequest(Struct, frozen=True):
@@ -72,7 +72,7 @@ def delete_request(body: bytes) -> str:
 
 
 def create_request(body: bytes) -> tuple[CreateRequest, bool]:
-    """A body of /api/create, and whether progress is streamed. `requires`, a version of Ollama, means nothing here.
+    """A body of /api/create, and whether progress is streamed. `requires`, a version of Ollama, is only kept.
 
     Raises: BadRequest and its children; Unsupported for what only Ollama's own engine code can do.
     """
@@ -94,6 +94,9 @@ def create_request(body: bytes) -> tuple[CreateRequest, bool]:
         licenses=_licenses(fields.any("license"), fields),
         parameters=parameters,
         messages=read_messages(fields, "messages") or None,
+        renderer=fields.text("renderer") or None,
+        parser=fields.text("parser") or None,
+        requires=fields.text("requires") or None,
         quantize=fields.text("quantize") or fields.text("quantization") or "",
     )
     return request, fields.flag("stream") is not False

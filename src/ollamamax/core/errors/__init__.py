@@ -19,6 +19,7 @@
     ├── Denied
     │   ├── Unauthenticated
     │   ├── Forbidden
+    │   ├── CloudDisabled      something that only ollama.com has
     │   ├── TokenRefused       a join token that is expired, used up, forged or another cluster's
     │   └── CertificateRefused unknown authority, expired, revoked, or somebody else's
     ├── Conflict               what is asked for clashes with what stands
@@ -96,6 +97,7 @@ from ollamamax.core.errors.node import (
     BodyTooLarge,
     Busy,
     ClientGone,
+    CloudDisabled,
     Conflict,
     CorruptManifest,
     Denied,
@@ -151,6 +153,7 @@ __all__ = [
     "Busy",
     "CertificateRefused",
     "ClientGone",
+    "CloudDisabled",
     "Conflict",
     "CorruptManifest",
     "Denied",

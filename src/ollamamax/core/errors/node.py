@@ -111,6 +111,12 @@ class Forbidden(Denied):
     code = "forbidden"
 
 
+class CloudDisabled(Denied):
+    """Something was asked for that only ollama.com has."""
+
+    code = "cloud_disabled"
+
+
 class Conflict(OllamaMaxError):
     """What is asked for clashes with what stands."""
 

@@ -11,7 +11,8 @@ sections by name::
     running/<engine>    which of those are loaded, and since when
     load/<engine>       kind, slots, requests and tokens under way, measured rates
 
-A section replaces the one of the same name. A whole message of number n is what all messages up to n amount to.
+A section replaces the one of the same name. A whole message of number n is what all messages up to n amount to. An
+*echo* has no sections and the number of the last message: whoever has not read that one notices.
 Fields and sections that are unknown are left alone: a newer program may have written them.
 """
 
@@ -117,6 +118,11 @@ class FactsWriter:
         assert self._told, "there is something to tell"
         return self._message(self._told, is_whole=True)
 
+    def echo(self) -> bytes:
+        """The number of the last message again; there must have been one."""
+        assert self._told, "there is something to repeat"
+        return self._message({}, is_whole=False)
+
     def _message(self, sections: dict[str, bytes], is_whole: bool) -> bytes:
         node_id, instance = self._node
         raw = {name: Raw(data) for name, data in sections.items()}
@@ -152,7 +158,8 @@ class FactsReader:
         is_known = self.facts is not None and message.instance == self._instance
         if is_known and message.sequence <= self._sequence:
             return Reading.OLD
-        if not message.is_whole and not (is_known and message.sequence == self._sequence + 1):
+        is_next = is_known and message.sequence == self._sequence + 1 and len(message.sections) > 0
+        if not message.is_whole and not is_next:
             return Reading.GAP
         sections = {} if message.is_whole else dict(self._sections)
         try:

@@ -29,6 +29,17 @@ _THINKING_PARSERS: Final = frozenset(
         *("nemotron-3-nano", "nemotron-3.5-nano", "glm-4.7", "gemma4", "lfm2-thinking", "laguna", "cohere"),
     }
 )
+RENDERERS: Final = frozenset(
+    {
+        *("qwen3-coder", "qwen3-vl-instruct", "qwen3-vl-thinking", "qwen3.5", "qwen3.8", "ornith", "cogito"),
+        *("deepseek3.1", "olmo3", "olmo3.1", "olmo3-think", "olmo3-32b-think", "nemotron-3-nano"),
+        *("nemotron-3.5-nano", "gemma4", "gemma4-small", "gemma4-large", "functiongemma", "glm-4.7", "glm-ocr"),
+        *("lfm2", "lfm2-thinking", "laguna", "poolside-v1", "cohere", "glimmer"),
+    }
+)
+"""Names of the code that builds prompts in Ollama. Here the GGUF's own template does."""
+PARSERS: Final = _TOOL_PARSERS | _THINKING_PARSERS | {"passthrough", "glm-ocr"}
+"""Names of the code that takes answers apart in Ollama. Here the engine does, by the form of that template."""
 _GPTOSS_FAMILIES: Final = frozenset({"gptoss", "gpt-oss"})
 
 
@@ -41,6 +52,13 @@ def runs_native(config: Config, go_template: str | None, jinja: str) -> bool:
     if go_template is None or config.renderer or config.parser:
         return True
     return bool(jinja) and go_template.strip() == DEFAULT_TEMPLATE
+
+
+def unknown_form(renderer: str, parser: str) -> str:
+    """What is wrong with these names, "" if nothing is."""
+    if renderer and renderer not in RENDERERS:
+        return f'unknown renderer "{renderer}"'
+    return f'unknown parser "{parser}"' if parser and parser not in PARSERS else ""
 
 
 def capabilities(

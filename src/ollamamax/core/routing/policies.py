@@ -30,7 +30,8 @@ class LeastWork:
     def rank(self, candidates: Sequence[Candidate]) -> list[Placed]:
         """See the class."""
         placed = [_place(candidate) for candidate in candidates]
-        placed.sort(key=_order)
+        if len(placed) > 1:
+            placed.sort(key=_order)
         return placed
 
 

@@ -80,6 +80,8 @@ class ResolvedModel(Struct, frozen=True):
     parameters: dict[str, Any] = {}
     messages: tuple[Message, ...] = ()
     licenses: tuple[str, ...] = ()
+    renderer: str = ""
+    parser: str = ""
 
 
 class LoadedModel(Struct, frozen=True):

@@ -81,7 +81,8 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     context: token ids put before `prompt`.  want_context: the final chunk carries the ids of prompt + answer.
     template, system, suffix: of /api/generate, before the agent renders them.
     count_only: nothing is to be generated: the answer is one chunk like that of a load, whose stats tell the
-    prompt's tokens.
+    prompt's tokens.  render_only: likewise, and its text is the prompt.
+    truncate: what does not fit the context may be left out: whole messages, of a single one the middle.
     """
 
     model: str
@@ -105,6 +106,7 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     logprobs: bool = False
     top_logprobs: int = 0
     count_only: bool = False
+    render_only: bool = False
 
 
 class EmbedRequest(Struct, frozen=True, kw_only=True):
@@ -133,6 +135,9 @@ class CreateRequest(Struct, frozen=True, kw_only=True):
     licenses: tuple[str, ...] = ()
     parameters: dict[str, Any] = {}
     messages: tuple[Message, ...] | None = None
+    renderer: str | None = None
+    parser: str | None = None
+    requires: str | None = None
     quantize: str = ""
 
 
