@@ -16,7 +16,7 @@ ROWS = [
 
 def test_every_route_has_a_row() -> None:
     named = {route for row in ROWS for route in re.findall(r"`((?:GET|HEAD|POST|DELETE) /[^`]*)`", row[0])}
-    resources = [*app._resources(), app._BLOB, app._OPENAI_MODEL]
+    resources = [*app._resources(), app._BLOB, app._OPENAI_MODEL, app._ACCOUNT_KEY]
     served = {f"{method} {resource.route}" for resource in resources for method in resource.methods}
     assert not served - named, "each route needs a row in docs/compatibility.md"
     assert not named - served, "no such route"

@@ -291,3 +291,49 @@ def test_a_node_that_runs_joins_at_once(cluster: Cluster) -> None:
     assert cli_json(second, "cluster", "status")["cluster_id"] == cli_json(first, "cluster", "status")["cluster_id"]
     assert answer(second)["response"]
     assert list((second.folder / "home").glob("cluster.old-*")), "its own cluster was kept aside"
+
+
+def clock_of(offset: str) -> dict[str, str]:
+    """The environment of a process whose clock is so much off."""
+    library = next(Path("/usr/lib").rglob("libfaketime.so.1"), None)
+    if library is None:
+        reason = "libfaketime is not installed"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    return {"LD_PRELOAD": str(library), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+def test_papers_that_expired_while_the_node_was_off(cluster: Cluster) -> None:
+    first = cluster.found()
+    second = cluster.join()
+    for node in (first, second):
+        node.stop()
+        node.environment |= clock_of("+8d")
+    second.start(wait=False)
+    assert second.process is not None
+    assert second.process.wait(30) != 0
+    assert "expired" in second.log
+    assert "ollamamax join TOKEN" in second.log
+    first.start()  # it signs its own
+    second.arguments = ("--join", cluster.token())
+    second.start()
+    see_each_other(cluster.nodes)
+    assert set(states(first)) == {"n1", "n2"}, "it is the same node as before"
+
+
+@pytest.mark.parametrize("offset", ["+1h", "-1h"])
+def test_a_clock_that_is_an_hour_wrong(cluster: Cluster, offset: str) -> None:
+    first = cluster.found()
+    second = cluster._make("n2")
+    second.environment |= clock_of(offset)
+    second.arguments = ("--join", cluster.token())
+    second.start()
+    cluster.nodes.append(second)
+    see_each_other(cluster.nodes)
+    assert all(answer(node)["response"] for node in cluster.nodes)
+    hour_ns = 3_600 * 10**9
+    there = cli_json(second, "cluster", "status")["certificate_expires_ns"]
+    assert abs(there - time.time_ns() - 7 * 24 * hour_ns) < hour_ns / 10, "by the clock of the node that signs"
+    kill(first)
+    eventually("it is out", lambda: states(second)["n1"] != "ready", 2)
+    first.start()
+    see_each_other(cluster.nodes)

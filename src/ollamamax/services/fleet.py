@@ -328,13 +328,14 @@ class Fleet(Roster):
         return lease
 
     def _started(self, lease: Lease) -> None:
-        self._tell_breaker(lease, _STARTED)
+        if lease.member.breakers:
+            self._tell_breaker(lease, _STARTED)
         if not lease.member.node_id:
             self.own_changed()
 
     def responded(self, lease: Lease) -> None:
         """The first chunk of the attempt came. Who waits may follow: a model that was just loaded has more slots."""
-        changed = self._tell_breaker(lease, Responded(lease.began_ms))
+        changed = bool(lease.member.breakers) and self._tell_breaker(lease, Responded(lease.began_ms))
         if not lease.was_loaded:
             lease.member.mark_loaded(lease.key)
             if not lease.member.node_id:
@@ -344,10 +345,12 @@ class Fleet(Roster):
 
     def succeeded(self, lease: Lease, sample: Sample) -> None:
         """The attempt became a whole answer."""
-        lease.member.rates = learn(lease.member.rates, sample)
+        member = lease.member
+        member.rates = learn(member.rates, sample)
         if sample.output_tokens:
             self.mean_output_tokens = moved(self.mean_output_tokens, sample.output_tokens)
-        self._tell_breaker(lease, Succeeded(lease.began_ms))
+        if member.breakers:
+            self._tell_breaker(lease, Succeeded(lease.began_ms))
         self._ended(lease)
 
     def failed(self, lease: Lease, error: Exception) -> None:

@@ -46,7 +46,7 @@ class Gateway:
 
         Raises: Forbidden, ShuttingDown, QueueFull, ModelNotFound, InvalidName, NoCandidate, what engines raise.
         """
-        trip = self._begin(context, request.model)
+        trip = Trip(context, request.model)
         try:
             self._check_in(trip)
             trip.facts = self._router.facts(request)
@@ -67,7 +67,7 @@ class Gateway:
 
     async def embed(self, context: RequestContext, request: EmbedRequest) -> EmbedResult:
         """Embed. Raises: as chat()."""
-        trip = self._begin(context, request.model)
+        trip = Trip(context, request.model)
         try:
             self._check_in(trip)
             trip.facts = self._router.facts(request)
@@ -100,9 +100,6 @@ class Gateway:
             self._audit.record(principal, action.value, subject, verdict.allowed, verdict.rule)
         if not verdict.allowed:
             raise Forbidden(verdict.rule)
-
-    def _begin(self, context: RequestContext, model: str) -> Trip:
-        return Trip(context, model)
 
     def _check_in(self, trip: Trip) -> None:
         if self._is_draining:

@@ -86,14 +86,16 @@ class Trip:
     def outcome(self, now_ms: float) -> Outcome:
         """The record of the finished request."""
         kind, error_code = self._end()
-        arrived_ms = self.context.arrived_ms
+        context = self.context
+        arrived_ms = context.arrived_ms
         has_tokens = self.chunks > 0 and not self.is_token_less
+        output_tokens = self.output_tokens
         tpot_ms = None
-        if self.stats is not None and has_tokens and self.output_tokens > 1:
-            tpot_ms = (self.last_ms - self.first_ms) / (self.output_tokens - 1)
+        if self.stats is not None and has_tokens and output_tokens > 1:
+            tpot_ms = (self.last_ms - self.first_ms) / (output_tokens - 1)
         return Outcome(
-            request_id=self.context.request_id,
-            route=self.context.route,
+            request_id=context.request_id,
+            route=context.route,
             model=self.facts.model_key,
             kind=kind,
             error_code=error_code,
@@ -104,8 +106,8 @@ class Trip:
             tpot_ms=tpot_ms,
             total_ms=now_ms - arrived_ms,
             prompt_tokens=self.stats.prompt_tokens if self.stats is not None else 0,
-            output_tokens=0 if self.is_token_less else self.output_tokens,
-            traceparent=self.context.traceparent,
+            output_tokens=0 if self.is_token_less else output_tokens,
+            traceparent=context.traceparent,
         )
 
     def _end(self) -> tuple[OutcomeKind, str]:
