@@ -10,6 +10,7 @@ All processes share the cores, so that times are those of a machine that does th
 import argparse
 import asyncio
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from typing import Any
 
 import msgspec
 import psutil
+import structlog
 import zenoh
 from msgspec.structs import replace
 
@@ -32,22 +34,22 @@ from ollamamax.adapters.network import zenoh_config
 from ollamamax.adapters.network.zenoh_mesh import ZenohMesh
 from ollamamax.adapters.system.clock import SystemClock, SystemDice
 from ollamamax.core.catalog.catalog import Catalog
-from ollamamax.core.errors import PeerTimeout
+from ollamamax.core.errors import PeerUnavailable
 from ollamamax.core.membership.detector import PeerState
 from ollamamax.core.types import EngineKind, EngineModel, LoadedModel, ModelDetails, NodeEngine, NodeFacts, NodeRecord
 from ollamamax.ports import MeshConfig, MeshRole, NodeKeys
 from ollamamax.services.fact_sheet import FactSheet
 from ollamamax.services.membership import Membership, MembershipConfig
+from ollamamax.services.node_host import PING, Pong
 
 ROUTERS = 3
 CROWDS = 4
 IDLE_S = 20.0
-LIMIT_S = 150.0
 MODELS = 8
 
 
 class Job(msgspec.Struct):
-    """What a child does. numbers: of its nodes in the cluster of `count`; the first three listen on `ports` plus one."""
+    """What a child does. numbers: of its nodes, of `count`; the first three listen one above `ports`."""
 
     keys: NodeKeys
     numbers: list[int]
@@ -64,13 +66,14 @@ def node_id(number: int) -> str:
 # --- a child: some nodes ---------------------------------------------------------------------------------------
 
 
-class SilentLink:
-    """Direct questions are never answered: what is seen is seen through the mesh."""
+class AnsweringLink:
+    """Every node answers direct questions, but tells facts by the mesh alone."""
 
     async def call(self, node: NodeRecord, method: str, body: bytes, *, timeout_ms: float) -> bytes:
-        """Raises: PeerTimeout."""
-        await asyncio.sleep(timeout_ms / 1000)
-        raise PeerTimeout("not in this benchmark")
+        """Raises: PeerUnavailable for anything but a ping."""
+        if method != PING:
+            raise PeerUnavailable("not in this benchmark")
+        return msgspec.msgpack.encode(Pong(node_id=node.node_id, instance="bench", version="1"))
 
 
 class Fixed:
@@ -125,7 +128,7 @@ class WholeNode:
         self.mesh = ZenohMesh()
         port = job.ports[number] if number < ROUTERS else 1
         config = MembershipConfig(keys=lambda: keys, listen=f"127.0.0.1:{port}", multicast=False)
-        link: Any = SilentLink()
+        link: Any = AnsweringLink()
         self.membership = Membership(keys.node_id, self.mesh, link, replica, clock, SystemDice(), config)
         self.sheet = FactSheet(lambda: facts_of(number, self.membership.role), self.mesh, clock)
         self.membership.when_heard(self.sheet.retell)
@@ -178,8 +181,9 @@ async def be_nodes(job: Job) -> None:
         for number in job.numbers:
             whole.append(WholeNode(number, job, replica))
             tasks += [loop.create_task(whole[-1].membership.run()), loop.create_task(whole[-1].sheet.run())]
-        while any(not await node.mesh.alive() for node in whole):
-            await asyncio.sleep(0.05)
+        for node in whole:
+            while not await node.mesh.alive():
+                await asyncio.sleep(0.05)
     say("joined")
     missing = list(nodes)
     while missing and not ended.done():
@@ -239,14 +243,6 @@ def children(jobs: Sequence[Job]) -> Iterator[list[Child]]:
         yield made
 
 
-def two_ports() -> int:
-    """A port that is free, and the next one too, as far as can be told."""
-    while True:
-        port = free_port()
-        if port % 2 == 0 and port < 65_000:
-            return port
-
-
 def idle_cost(processes: Sequence[subprocess.Popen[bytes]]) -> list[tuple[float, float]]:
     """Of each, after a while: resident memory in MB, and CPU in percent of a core over IDLE_S."""
     watched = [psutil.Process(process.pid) for process in processes]
@@ -258,7 +254,7 @@ def idle_cost(processes: Sequence[subprocess.Popen[bytes]]) -> list[tuple[float,
 
 def run_nodes(keys: NodeKeys, count: int) -> None:
     """All have everything."""
-    ports = [two_ports() for _ in range(ROUTERS)]
+    ports = [free_port() for _ in range(ROUTERS)]
     shares = [[number] for number in range(ROUTERS + 1)]
     crowd = list(range(ROUTERS + 1, count))
     shares += [crowd[start::CROWDS] for start in range(CROWDS)]
@@ -275,7 +271,7 @@ def run_nodes(keys: NodeKeys, count: int) -> None:
 
 def run_light(keys: NodeKeys, count: int) -> None:
     """Three routers that have everything, and many clients that are light."""
-    ports = [two_ports() for _ in range(ROUTERS)]
+    ports = [free_port() for _ in range(ROUTERS)]
     total = ROUTERS + count
     crowd = list(range(ROUTERS, total))
     # The routers know of themselves alone: nobody tells facts that they could ask for.
@@ -303,6 +299,7 @@ def main() -> None:
     parser.add_argument("--light", type=int, default=1000, help="light clients (0: skip)")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     if options.child:
         size = int.from_bytes(sys.stdin.buffer.read(4), "big")
         asyncio.run(be_nodes(msgspec.msgpack.decode(sys.stdin.buffer.read(size), type=Job)))

@@ -8,6 +8,7 @@ import zstandard
 from api_fakes import ask, serving
 
 from ollamamax.api.encodings import MAX_UNPACKED_BYTES
+from ollamamax.core.types import Chunk
 
 CLOUD = "ollama cloud is disabled: "
 ZSTD = {"Content-Encoding": "zstd"}
@@ -141,3 +142,45 @@ async def test_the_rendered_prompt_alone() -> None:
         assert (told["response"], told["done"], told["_debug_info"]) == ("", False, {"rendered_template": "x"})
         loaded = (await node.post("/api/generate", {"model": "tiny", "_debug_render_only": True})).json()
         assert loaded["done_reason"] == "load"
+
+
+WAV = b"RIFF\x24\0\0\0WAVEfmt "
+
+
+@pytest.mark.parametrize(("form", "kind"), [("json", "application/json"), ("text", "text/plain")])
+async def test_transcriptions(form: str, kind: str) -> None:
+    async with serving() as node:
+        fields = {"model": "tiny", "response_format": form}
+        reply = await node.client.post("/v1/audio/transcriptions", data=fields, files={"file": ("a.wav", WAV)})
+        assert reply.status_code == 200
+        assert reply.headers["content-type"] == f"{kind}; charset=utf-8"
+        text = "Hello there, how are you?"
+        assert (reply.text if form == "text" else reply.json()) == (text if form == "text" else {"text": text})
+        assert node.engine.requests[-1][0].messages[-1].images == (WAV,)
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "status", "text"),
+    [
+        (b"OggS", "tiny", 400, "the audio is neither WAV nor MP3; convert it first"),
+        (b"", "tiny", 400, "audio file is empty"),
+        (WAV, "nobody", 404, "model 'nobody' not found"),
+    ],
+)
+async def test_transcriptions_that_fail(data: bytes, model: str, status: int, text: str) -> None:
+    async with serving() as node:
+        path = "/v1/audio/transcriptions"
+        reply = await node.client.post(path, data={"model": model}, files={"file": ("a", data)})
+        assert (reply.status_code, reply.json()["error"]["message"]) == (status, text)
+
+
+async def test_a_transcription_that_is_cut_short() -> None:
+    async with serving() as node:
+
+        async def cut_short(*_: Any) -> Any:
+            yield [Chunk(text="half")]
+
+        node.gateway.chat = cut_short  # type: ignore[method-assign, assignment]
+        path = "/v1/audio/transcriptions"
+        reply = await node.client.post(path, data={"model": "tiny"}, files={"file": ("a", WAV)})
+        assert (reply.status_code, reply.json()["error"]["message"]) == (502, "the answer ended before it was complete")

@@ -137,6 +137,25 @@ def test_embed(client: ollama.Client) -> None:
         client.embed("tiny", "one")
 
 
+def test_embeddings_in_the_older_form(client: ollama.Client) -> None:
+    older = client.embeddings("embedder", "one").embedding
+    assert older == pytest.approx(client.embed("embedder", "one").embeddings[0], abs=1e-6)
+    assert not client.embeddings("embedder", "").embedding
+
+
+def test_a_prompt_that_is_too_long_loses_its_middle(client: ollama.Client) -> None:
+    options = {"num_ctx": 256, "num_predict": 3, "temperature": 0}
+    answer = client.generate("chain", "a" * 600 + "xyz", options=options)
+    assert answer.response == "ABC"
+    assert (answer.prompt_eval_count or 0) < 256
+    with pytest.raises(ollama.ResponseError, match="longer than the context length"):
+        client._request_raw(
+            "POST",
+            "/api/generate",
+            json={"model": "chain", "prompt": "a" * 600, "truncate": False, "options": options, "stream": False},
+        )
+
+
 def test_keep_alive_loads_and_unloads(client: ollama.Client) -> None:
     def loaded() -> list[str | None]:
         return [row.name for row in client.ps().models]

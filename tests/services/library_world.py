@@ -39,7 +39,8 @@ class World:
 
     def __init__(self, store: MemoryStore | None = None, prune: bool = True) -> None:
         self.store = store or MemoryStore()
-        self.library = Library(self.store, MemoryRegistry(), FakeClock(), SeededDice(), prune)
+        self.registry = MemoryRegistry()
+        self.library = Library(self.store, self.registry, FakeClock(), SeededDice(), prune)
 
     async def send(self, data: bytes) -> str:
         """Upload a blob; its digest."""

@@ -26,6 +26,7 @@ from ollamamax.core.membership.detector import PeerState
 from ollamamax.core.resilience.retry_budget import RetryConfig
 from ollamamax.core.types import ChatRequest, Chunk, EmbedRequest, ModelEntry, OutcomeKind
 from ollamamax.services.dispatch import FREE_ATTEMPTS, DispatchConfig
+from ollamamax.services.trip import Trip
 from ollamamax.testing.engine import TwinEngine
 
 TINY = "tiny:latest"
@@ -147,7 +148,7 @@ async def test_a_node_that_goes_between_decision_and_request_gets_none() -> None
         trip_lease = w.lease()
         assert trip_lease.engine_id == "b/local"
         peers.becomes("b", PeerState.GONE)
-        trip = w.gateway._begin(w.context(), "tiny")
+        trip = Trip(w.context(), "tiny")
         trip.facts = w.router.facts(chat())
         reads = [read async for read in w.dispatcher.stream(chat(), trip, trip_lease)]
         assert text_of([chunk for read in reads for chunk in read]) == "from c"

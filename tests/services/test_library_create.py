@@ -17,7 +17,7 @@ from ollamamax.core.errors import (
     GgufUnsupported,
     InvalidName,
     InvalidOption,
-    ModelNotFound,
+    RegistryNotFound,
     StoreError,
     TemplateError,
     Unsupported,
@@ -161,7 +161,12 @@ async def test_a_projector_and_an_adapter_join_a_model(world: World) -> None:
         ({"template": "{{ if }}"}, TemplateError, "line 1"),
         ({"parameters": {"warmth": 1}}, InvalidOption, "unknown parameter 'warmth'"),
         ({"parameters": {"num_ctx": "x"}}, InvalidOption, 'option "num_ctx" must be of type integer'),
-        ({"files": {}, "from_model": "nobody"}, ModelNotFound, "model 'nobody' not found"),
+        ({"files": {}, "from_model": "nobody"}, RegistryNotFound, "pull model manifest: file does not exist"),
+        (
+            {"quantize": "IQ1_S"},
+            BadRequest,
+            "unsupported quantization type IQ1_S - supported types are F32",
+        ),
         ({"files": {}, "from_model": "a b"}, InvalidName, "invalid model name"),
         ({"files": {"m": digest_of(b"?")}}, BadRequest, f"m: blob {digest_of(b'?')} is not in the store; send it to"),
         ({"from_model": "base"}, BadRequest, "give weights or a model to build on, not both"),
@@ -326,7 +331,7 @@ async def test_two_creations_wait_for_each_other(world: World) -> None:
 
 
 async def test_renderer_and_parser_are_kept_and_inherited(world: World) -> None:
-    await world.make("base", gguf(tokenizer_chat_template="{{ x }}"), renderer="gemma4", parser="gemma4", requires="1.2")
+    await world.make("base", None, renderer="gemma4", parser="gemma4", requires="1.2")
     await world.make("child", from_model="base", parser="qwen3-coder")
     resolved = await world.library.resolve("child")
     assert (resolved.renderer, resolved.parser, resolved.template) == ("gemma4", "qwen3-coder", None)
@@ -345,3 +350,39 @@ async def test_names_that_nobody_knows_are_refused(world: World, said: dict[str,
     with pytest.raises(BadRequest, match=text):
         await world.make("m", **said)
     assert await world.models() == []
+
+
+async def test_a_model_to_build_on_that_is_not_here_is_pulled(world: World) -> None:
+    elsewhere = World()
+    await elsewhere.make("base", system="be kind")
+    there = await elsewhere.manifest("base")
+    repository = "registry.ollama.ai/library/base"
+    world.registry.manifests[f"{repository}:latest"] = (await elsewhere.stored("base")).data, manifest.MANIFEST_TYPE
+    for digest in there.digests:
+        world.registry.blobs[repository, digest] = await elsewhere.store.read_blob(digest)
+    statuses = await world.make("child", from_model="base", parameters={"top_k": 3})
+    assert statuses[0] == "pulling manifest"
+    assert statuses.count("success") == 1
+    assert statuses[-1] == "success"
+    assert (await world.library.resolve("child")).system == "be kind"
+    assert await world.models() == ["base:latest", "child:latest"]
+    assert (await world.make("second", from_model="BASE"))[0].startswith("using existing layer")
+    await world.library.close()
+
+
+async def test_what_is_wrong_is_told_before_anything_is_pulled(world: World) -> None:
+    with pytest.raises(TemplateError):
+        await world.make("child", from_model="nobody", template="{{ if }}")
+    assert world.registry.asked == []
+
+
+@pytest.mark.parametrize(("file_type", "asked"), [(1, "f16"), (7, "Q8_0"), (15, "q4_k")])
+async def test_weights_that_are_of_that_type_already(world: World, file_type: int, asked: str) -> None:
+    weights = gguf_bytes.llama({"general.file_type": (gguf_bytes.U32, file_type)})
+    assert (await world.make("m", weights, quantize=asked))[-1] == "success"
+
+
+async def test_what_is_quantized_already_stays_so(world: World) -> None:
+    weights = gguf_bytes.llama({"general.file_type": (gguf_bytes.U32, 7)})
+    with pytest.raises(BadRequest, match="quantization is only supported for F16, BF16 and F32 models"):
+        await world.make("m", weights, quantize="Q4_K_M")

@@ -7,7 +7,7 @@ import structlog
 from starlette.routing import Mount, Route, Router
 from starlette.types import Receive, Scope, Send
 
-from ollamamax.api import account, anthropic_routes, inference, models, node, openai_routes, transfers
+from ollamamax.api import account, anthropic_routes, inference, models, node, openai_routes, transcriptions, transfers
 from ollamamax.api.admin import LazyAdmin
 from ollamamax.api.call import TEXT, Call
 from ollamamax.api.errors import anthropic_form, openai_form
@@ -161,6 +161,7 @@ def _resources() -> list[Resource]:
         Resource("/v1/completions", {"POST": openai_routes.completion}, openai_form, metered=True),
         Resource("/v1/embeddings", {"POST": openai_routes.embeddings}, openai_form, metered=True),
         Resource("/v1/responses", {"POST": openai_routes.response}, openai_form, metered=True),
+        Resource("/v1/audio/transcriptions", {"POST": transcriptions.transcription}, openai_form, metered=True),
         Resource("/v1/messages", {"POST": anthropic_routes.messages}, anthropic_form, metered=True),
         Resource("/v1/messages/count_tokens", {"POST": anthropic_routes.count_tokens}, anthropic_form, metered=True),
     ]

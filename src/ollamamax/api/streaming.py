@@ -25,7 +25,7 @@ class Writer(Protocol):
     """One answer in a dialect: core/dialects/*_answers.py."""
 
     def frames(self, chunks: Sequence[Chunk], wall_ns: int, elapsed_ns: int) -> bytes:
-        """Some chunks, streamed."""
+        """Some chunks, streamed. elapsed_ns: since the request arrived, told with the last chunk; else 0."""
         ...
 
     def whole(self, chunk: Chunk, wall_ns: int, elapsed_ns: int) -> bytes:
@@ -54,7 +54,8 @@ class Watch:
         self._reason: OllamaMaxError | None = None
         self._closed = False
         self._watcher: asyncio.Task[None] | None = None
-        self._writing_since_s = 0.0
+        self._writing_since_s: float | None = None
+        """None while nothing is written; 0 until the patrol has seen it, from when on its time counts."""
 
     async def __aenter__(self) -> "Watch":
         services = self._call.services
@@ -90,18 +91,19 @@ class Watch:
 
     async def write(self, body: bytes) -> None:
         """A piece of the reply. Waits while the client does not read, but not for ever."""
-        self._writing_since_s = self._loop.time()
-        await self._call.send({"type": "http.response.body", "body": body, "more_body": True})
         self._writing_since_s = 0.0
+        await self._call.send({"type": "http.response.body", "body": body, "more_body": True})
+        self._writing_since_s = None
 
     def look(self, now_s: float) -> None:
         """For the patrol."""
         if self._watcher is None and now_s - self._since_s >= _QUICK_S:
             # Answers that are done sooner are spared the cost of a task.
             self._watcher = self._loop.create_task(self._until_gone())
-        stall_s = self._call.services.config.stall_timeout_ms / 1000
-        if self._writing_since_s and now_s - self._writing_since_s >= stall_s:
-            self.abort(ClientGone("the client stopped reading"))
+        if self._writing_since_s is not None:
+            self._writing_since_s = self._writing_since_s or now_s
+            if now_s - self._writing_since_s >= self._call.services.config.stall_timeout_ms / 1000:
+                self.abort(ClientGone("the client stopped reading"))
 
     async def _until_gone(self) -> None:
         while (await self._call.receive())["type"] != "http.disconnect":
@@ -149,17 +151,16 @@ def answer(call: Call, chunks: ChunkStream, writer: Writer, stream_type: bytes) 
 
 
 async def _stream(call: Call, chunks: ChunkStream, writer: Writer, stream_type: bytes, watch: Watch) -> None:
-    wall_ns, now_ms, arrived_ms = call.services.clock.wall_ns, call.services.clock.now_ms, call.arrived_ms
-    frames = writer.frames
+    wall_ns, frames = call.services.clock.wall_ns, writer.frames
     complete = False
     async for batch in chunks:
-        body = frames(batch, wall_ns(), int((now_ms() - arrived_ms) * 1e6))
+        if batch and batch[-1].done_reason:
+            complete = True
+        body = frames(batch, wall_ns(), call.elapsed_ns() if complete else 0)
         if not call.status:
             await call.start(200, stream_type)
         if body:
             await watch.write(body)
-        if batch and batch[-1].done_reason:
-            complete = True
     if not complete:
         raise EngineUnavailable(_CUT_SHORT)
     await call.write(writer.end(), more=False)

@@ -57,9 +57,7 @@ def check_capabilities(request: ChatRequest, model: ResolvedModel) -> None:
         missing.append("tools")
     if request.suffix and not request.template and "insert" not in model.capabilities:
         missing.append("insert")
-    for needed in ("vision", "audio"):
-        if needed in _senses(request) and needed not in model.capabilities:
-            missing.append(needed)
+    missing += [sense for sense in _senses(request) if sense not in model.capabilities]
     if missing:
         raise Unsupported("\n".join(f"{model.name.full} does not support {capability}" for capability in missing))
 
@@ -192,10 +190,10 @@ class AnswerParser:
         return [made]
 
 
-def _senses(request: ChatRequest) -> set[str]:
-    """What the attachments need."""
+def _senses(request: ChatRequest) -> list[str]:
+    """What the attachments need, each once."""
     attached = [data for message in request.messages for data in message.images]
-    return {"audio" if audio_format(data) else "vision" for data in attached}
+    return list(dict.fromkeys("audio" if audio_format(data) else "vision" for data in attached))
 
 
 def _template(request: ChatRequest, model: ResolvedModel, think: bool | str | None) -> str | None:

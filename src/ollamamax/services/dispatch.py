@@ -93,19 +93,18 @@ class Dispatcher:
         answer, read, lease = await self._open(request, trip, lease, watchdog)
         failure: BaseException | None = None
         trip.first_ms = self._clock.now_ms()
-        stall_s = self._config.stall_timeout_ms / 1000
+        limit_s = self._config.stall_timeout_ms / 1000
         try:
             while True:
                 if read:
-                    trip.chunks += len(read)
-                    lease.progress(len(read))
+                    count = len(read)
+                    trip.chunks += count
+                    lease.progress(count)
                     if read[-1].done_reason:
                         trip.completed(read[-1], self._clock.now_ms())
+                        limit_s = CLOSE_LIMIT_S  # there is nothing to wait for but the end of the stream
                     yield read
-                if lease.is_lost:
-                    stall_s = 0.0
-                # After the last chunk there is nothing to wait for but the end of the stream.
-                watchdog.watch(stall_s if trip.stats is None else CLOSE_LIMIT_S)
+                watchdog.watch(0.0 if lease.is_lost else limit_s)
                 read = await answer.__anext__()
                 watchdog.rest()
         except StopAsyncIteration:
@@ -116,7 +115,7 @@ class Dispatcher:
             failure = error
             if not watchdog.has_barked():
                 raise
-            failure = _end_of_wait(lease, stall_s)
+            failure = _end_of_wait(lease, limit_s)
             if trip.stats is None:
                 raise failure from None
         except OllamaMaxError as error:

@@ -27,7 +27,7 @@ from ollamamax.core.types import (
     TransferRequest,
 )
 from ollamamax.ports import BlobStore, Clock, Dice, Registry, StoredManifest
-from ollamamax.services.library_create import Creator, discard
+from ollamamax.services.library_create import Creator, check, discard
 from ollamamax.services.library_show import Parts, shown
 from ollamamax.services.patience import TransferConfig
 from ollamamax.services.pulling import Puller
@@ -155,9 +155,15 @@ class Library:
     async def create(self, request: CreateRequest) -> AsyncGenerator[Progress, None]:
         """Make a model; the steps of the work, the last one "success". What fails changes nothing.
 
-        Raises: BadRequest, InvalidName, InvalidOption, ModelNotFound, GgufError, TemplateError, StoreError.
+        A model to build on that is not here is pulled first.
+        Raises: BadRequest, InvalidName, InvalidOption, ModelNotFound, GgufError, TemplateError, StoreError, and what
+        pull() raises.
         """
         name = names.parse(request.model)
+        check(request)
+        async with aclosing(self._brought(request.from_model)) as steps:
+            async for step in steps:
+                yield step
         async with self._changing:
             started_ms = self._clock.now_ms()
             creator = Creator(self._store, self._base_of)
@@ -175,6 +181,15 @@ class Library:
                 await self._remove_unused(before)
             _LOG.info("model created", model=name.short, took_ms=round(self._clock.now_ms() - started_ms))
         yield Progress("success")
+
+    async def _brought(self, model: str) -> AsyncGenerator[Progress, None]:
+        """The steps of pulling a model that is to be built on; none if it is here, or no model is."""
+        if not model or await self._store.manifest(names.parse(model)) is not None:
+            return
+        async with aclosing(self.pull(TransferRequest(model))) as steps:
+            async for step in steps:
+                if step.status != "success":  # that of the model to be made follows
+                    yield step
 
     async def copy(self, source: str, destination: str) -> None:
         """A second name for the same model. Raises: InvalidName, ModelNotFound, StoreError."""

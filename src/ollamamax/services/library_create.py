@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from ollamamax.core.errors import BadRequest, BlobNotFound, GgufError, GgufForeign, GgufUnsupported, Unsupported
-from ollamamax.core.modelspec import digests, manifest
+from ollamamax.core.modelspec import builtin_templates, digests, manifest
 from ollamamax.core.modelspec.architectures import ARCHITECTURES
 from ollamamax.core.modelspec.capabilities import unknown_form
 from ollamamax.core.modelspec.manifest import Config, Layer
@@ -18,6 +18,8 @@ from ollamamax.ports import BlobStore
 from ollamamax.services.library_show import Parts
 
 _PROJECTOR_ARCHITECTURE: Final = "clip"
+_WHOLE: Final = ("F32", "F16", "BF16")
+_QUANTIZATIONS: Final = (*_WHOLE, "Q4_K_S", "Q4_K_M", "Q8_0")
 _CONVERT: Final = "convert it to GGUF first (llama.cpp's convert_hf_to_gguf.py)"
 
 BaseOf = Callable[[str], Awaitable[tuple[str, Parts]]]
@@ -32,6 +34,7 @@ class Creator:
         self._base_of = base_of
         self.manifest = b""
         self.created: list[str] = []
+        self._jinja = ""
 
     async def layers(self, request: CreateRequest) -> AsyncGenerator[Progress, None]:
         """The steps. What can be known beforehand is checked before the first one.
@@ -39,14 +42,19 @@ class Creator:
         Raises: BadRequest, InvalidOption, Unsupported, TemplateError, ModelNotFound, BlobNotFound, GgufError,
         StoreError.
         """
-        parameters = _check(request)
+        parameters = check(request)
         kept, config, inherited = await self._base(request.from_model)
         if request.files or request.adapters:
             yield Progress("parsing GGUF")
         if request.files:
             kept, config = await self._with_files(kept, config, request.files)
+            if request.template is None and (known := builtin_templates.detect(self._jinja)) is not None:
+                yield Progress(f"using autodetected template {known.name}")
+                request = msgspec.structs.replace(request, template=known.text)
+                parameters = {**known.parameters, **parameters}
         for name, digest in request.adapters.items():
             kept = [*_without(kept, manifest.ADAPTER), await self._adapter(name, digest)]
+        _check_quantization(request.quantize, config.file_type)
         config = _told(config, request)
         if parameters:
             parameters = {**inherited, **parameters}
@@ -93,6 +101,7 @@ class Creator:
             raise BadRequest("give weights or a model to build on, not both")
         if weights:
             config = manifest.config_of(weights[0][1], projectors[0][1] if projectors else None)
+            self._jinja = weights[0][1].chat_template
         else:
             kept = _without(kept, manifest.PROJECTOR)
         return [*(layer for layer, _ in weights), *kept, *(layer for layer, _ in projectors)], config
@@ -142,8 +151,11 @@ async def discard(store: BlobStore, unwanted: Iterable[str]) -> None:
         await store.delete_blob(digest)
 
 
-def _check(request: CreateRequest) -> dict[str, Any]:
-    """What is wrong with the request by itself; the parameters in the form in which they are kept."""
+def check(request: CreateRequest) -> dict[str, Any]:
+    """What is wrong with the request by itself; the parameters in the form in which they are kept.
+
+    Raises: BadRequest, InvalidOption, TemplateError.
+    """
     if not request.from_model and not request.files:
         raise BadRequest("neither 'from' or 'files' was specified")
     for name, digest in (*request.files.items(), *request.adapters.items()):
@@ -153,16 +165,33 @@ def _check(request: CreateRequest) -> dict[str, Any]:
         digests.normalise(digest)
     if len(request.adapters) > 1:
         raise BadRequest("only one adapter is currently supported")
-    if request.quantize:
-        raise Unsupported(
-            f"can't quantize to {request.quantize}: the engine package brings no quantizer; quantize the GGUF first "
-            "(llama.cpp's llama-quantize), then create from the result"
+    if request.quantize and _quantization(request.quantize) not in _QUANTIZATIONS:
+        raise BadRequest(
+            f"unsupported quantization type {request.quantize.upper()} - supported types are F32, F16, Q4_K_S, Q4_K_M, "
+            "Q8_0"
         )
     if problem := unknown_form(request.renderer or "", request.parser or ""):
         raise BadRequest(problem)
     if request.template:
         parse_template(request.template)
     return checked(request.parameters)
+
+
+def _quantization(asked: str) -> str:
+    upper = asked.upper()
+    return "Q4_K_M" if upper == "Q4_K" else upper
+
+
+def _check_quantization(asked: str, file_type: str) -> None:
+    """Raises: BadRequest, Unsupported unless the weights are of that type already."""
+    if not asked or _quantization(asked) == file_type:
+        return
+    if file_type not in _WHOLE:
+        raise BadRequest("quantization is only supported for F16, BF16 and F32 models")
+    raise Unsupported(
+        f"can't quantize to {asked}: the engine package brings no quantizer; quantize the GGUF first "
+        "(llama.cpp's llama-quantize), then create from the result"
+    )
 
 
 def _told(config: Config, request: CreateRequest) -> Config:

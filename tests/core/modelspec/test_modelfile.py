@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -210,3 +212,42 @@ def test_what_is_written_is_read_back(template: str | None, system: str, stop: l
     read = modelfile.parse(text)
     assert (read.template, read.system or "", read.licenses) == (template, system, tuple(licenses))
     assert (read.parameters, read.messages) == (parameters, messages)
+
+
+WORD = st.from_regex(r"[a-z][a-z0-9.:/_-]{0,20}", fullmatch=True)
+SAID = st.fixed_dictionaries(
+    {
+        "sources": st.lists(WORD, min_size=1, max_size=3),
+        "parameters": st.fixed_dictionaries(
+            {},
+            optional={
+                "num_ctx": st.integers(-(1 << 53), 1 << 53),
+                "seed": st.integers(-(1 << 53), 1 << 53),
+                "temperature": st.floats(-1e6, 1e6, width=32),
+                "top_p": st.floats(0, 1, width=32),
+                "use_mmap": st.booleans(),
+                "stop": st.lists(TEXT.filter(bool), min_size=1, max_size=3),
+            },
+        ),
+    },
+    optional={
+        "adapters": st.lists(WORD, max_size=2),
+        "template": TEXT,
+        "system": TEXT.filter(bool),
+        "renderer": WORD,
+        "parser": WORD,
+        "requires": st.sampled_from(["0.14.0", "1.2", "3"]),
+        "licenses": st.lists(TEXT, max_size=2),
+        "messages": st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), TEXT), max_size=3),
+    },
+)
+
+
+@given(SAID)
+def test_every_command_that_is_written_is_read_back(said: dict[str, Any]) -> None:
+    read = modelfile.parse(modelfile.write(header_name="a:latest", **said))
+    for field, value in said.items():
+        got = getattr(read, field)
+        assert got == (tuple(value) if isinstance(value, list) else value), field
+    assert not read.warnings
+    assert read == modelfile.parse(modelfile.write(header_name="b:latest", **said))

@@ -3,10 +3,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from ollamamax.core.routing.decide import Decision, decide
+from ollamamax.core.routing.decide import DEFAULT_POLICY, Decision, decide
 from ollamamax.core.routing.filters import IN_DOUBT, NO_MODEL, OTHER_VERSION, UNREACHABLE, slots_for, why_out
-from ollamamax.core.routing.policies import Placed
+from ollamamax.core.routing.policies import LeastWork, Placed
 from ollamamax.core.routing.predict import MIN_LEFT_TOKENS, RequestFacts, RoutingConfig
 from ollamamax.core.routing.scorers import SCORERS, Candidate
 from ollamamax.core.types import EngineFacts, EngineKind, EngineModel, FleetSnapshot, ModelDetails, ModelRecord
@@ -247,8 +248,29 @@ engines = st.builds(
 fleets = st.lists(engines, unique_by=lambda one: one.engine_id, max_size=8)
 requests = st.builds(RequestFacts, st.just(KEY), st.integers(1, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))
 
+refusals = st.dictionaries(st.sampled_from("abcdefgh"), st.just("no"), max_size=4)
 
-@given(fleets, requests, st.dictionaries(st.sampled_from("abcdefgh"), st.just("no"), max_size=4))
+
+class Unhurried(LeastWork):
+    """Not the very policy that a single engine needs no thought for."""
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+@given(engines, requests, refusals, st.sampled_from(["", "d", "e"]), st.data())
+def test_a_single_engine_is_judged_like_any(
+    loaded: bool, facts: EngineFacts, asked: RequestFacts, excluded: dict[str, str], digest: str, data: st.DataObject
+) -> None:
+    kind, node_id = data.draw(st.sampled_from(EngineKind)), data.draw(st.sampled_from(["", "n"]))
+    models = {key: replace(offered, loaded=loaded) for key, offered in facts.models.items()}
+    fleet = FleetSnapshot(0.0, (replace(facts, models=models, kind=kind, node_id=node_id),))
+    quick, thorough = (
+        decide(asked, fleet, excluded, CONFIG, policy, digest, explained=False)
+        for policy in (DEFAULT_POLICY, Unhurried())
+    )
+    assert quick == thorough
+
+
+@given(fleets, requests, refusals)
 def test_each_engine_is_ranked_or_out_and_the_order_is_total(
     fleet: list[EngineFacts], asked: RequestFacts, excluded: dict[str, str]
 ) -> None:

@@ -61,17 +61,18 @@ class PrometheusMeter:
 
     def outcome(self, outcome: Outcome) -> None:
         """One finished request."""
-        self._requests.of(outcome.route, outcome.kind.value, outcome.error_code).add()
-        self._request_s.of(outcome.route).observe(outcome.total_ms / 1000)
-        self._queue_s.of().observe(outcome.queued_ms / 1000)
-        if not outcome.engine_id:
+        route, model, engine_id = outcome.route, outcome.model, outcome.engine_id
+        self._requests.by[route, outcome.kind.value, outcome.error_code].value += 1
+        self._request_s.by[route,].observe(outcome.total_ms / 1000)
+        self._queue_s.by[()].observe(outcome.queued_ms / 1000)
+        if not engine_id:
             return
         if outcome.ttft_ms is not None:
-            self._ttft_s.of(outcome.model).observe(outcome.ttft_ms / 1000)
+            self._ttft_s.by[model,].observe(outcome.ttft_ms / 1000)
         if outcome.tpot_ms is not None:
-            self._tpot_s.of(outcome.model).observe(outcome.tpot_ms / 1000)
-        self._prompt.of(outcome.model, outcome.engine_id).add(outcome.prompt_tokens)
-        self._output.of(outcome.model, outcome.engine_id).add(outcome.output_tokens)
+            self._tpot_s.by[model,].observe(outcome.tpot_ms / 1000)
+        self._prompt.by[model, engine_id].value += outcome.prompt_tokens
+        self._output.by[model, engine_id].value += outcome.output_tokens
 
     def attempt_failed(self, engine_id: str, error_code: str) -> None:
         """One attempt that did not become the answer."""

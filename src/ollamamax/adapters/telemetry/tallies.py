@@ -6,7 +6,7 @@ Deliberate limits: for one thread; no exemplars.
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Generic, TypeVar
 
@@ -49,28 +49,41 @@ class Spread:
 T = TypeVar("T", Count, Spread)
 
 
+class Children(dict[tuple[str, ...], T]):
+    """By the values of the labels; each is made when first asked for."""
+
+    def __init__(self, labels: int, make: Callable[[], T]) -> None:
+        super().__init__()
+        self._labels = labels
+        self._make: Callable[[], T] = make
+
+    def __missing__(self, values: tuple[str, ...]) -> T:
+        assert len(values) == self._labels, "each label has a value"
+        child = self[values] = self._make()
+        return child
+
+
 class Family(Collector, Generic[T]):
-    """Counters or histograms of one name, by the values of their labels."""
+    """Counters or histograms of one name.
+
+    by: the one of some labels, as in `by["llama", "here"]`: no call, as there are six of them for each request.
+    """
 
     def __init__(self, name: str, text: str, labels: Sequence[str]) -> None:
         self._name = name
         self._text = text
         self._labels = tuple(labels)
-        self._children: dict[tuple[str, ...], T] = {}
+        self.by: Children[T] = Children(len(self._labels), self._new)
 
     def of(self, *values: str) -> T:
-        """The one of these labels; made when first asked for."""
-        child = self._children.get(values)
-        if child is None:
-            assert len(values) == len(self._labels), "each label has a value"
-            child = self._children[values] = self._new()
-        return child
+        """The one of these labels."""
+        return self.by[values]
 
     def _new(self) -> T:
         raise AssertionError("a family is of counts or of spreads")
 
     def _add_made(self, family: Metric) -> None:
-        for values, child in self._children.items():
+        for values, child in self.by.items():
             family.add_sample(f"{family.name}_created", dict(zip(self._labels, values, strict=True)), child.made_s)
 
 
@@ -83,7 +96,7 @@ class Counts(Family[Count]):
     def collect(self) -> Iterator[Metric]:
         """For the registry."""
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
-        for values, child in self._children.items():
+        for values, child in self.by.items():
             family.add_metric(values, child.value)
         self._add_made(family)
         yield family
@@ -103,7 +116,7 @@ class Spreads(Family[Spread]):
         """For the registry."""
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
         names = [floatToGoString(bound) for bound in (*self._bounds, float("inf"))]  # type: ignore[no-untyped-call]
-        for values, child in self._children.items():
+        for values, child in self.by.items():
             family.add_metric(values, list(zip(names, accumulate(child.counts), strict=True)), child.total)
         self._add_made(family)
         yield family

@@ -93,6 +93,10 @@ def decide(
     digest: of the version that the model's name stands for in the cluster, "" = not known, so any.  explained: whether
     all scores are wanted.
     """
+    if len(snapshot.engines) == 1 and not explained and policy is DEFAULT_POLICY:
+        at_once = _at_once(request, snapshot.engines[0], excluded, config, digest)
+        if at_once is not None:
+            return at_once
     key = request.model_key
     candidates: list[Candidate] = []
     out: list[FilteredOut] = []
@@ -103,6 +107,23 @@ def decide(
         else:
             candidates.append(candidate(request, facts, facts.models[key], config, 0.0, explained))
     return Decision(request, ranking(policy, candidates), tuple(out))
+
+
+def _at_once(
+    request: RequestFacts, facts: EngineFacts, excluded: Mapping[str, str], config: RoutingConfig, digest: str
+) -> Decision | None:
+    """What the default policy makes of an engine with nobody to compare it to that has the model loaded and a free
+    slot: most decisions of a small node. None for all others.
+    """
+    model = facts.models.get(request.model_key)
+    if model is None or not model.loaded or why_out(facts, request.model_key, excluded, digest):
+        return None
+    slots, free = slots_for(facts, model)
+    if not free:
+        return None
+    prediction = predict(request, facts, model, slots, free, config)
+    best = Ranked(facts.engine_id, model.served_as, 0, True, True, prediction.ttft_ms, prediction.tpot_ms, {})
+    return Decision(request, (best,), ())
 
 
 def candidate(
