@@ -60,7 +60,7 @@ class RegistryProxy:
         app.router.add_get("/token", self._token)
         app.router.add_route("*", _DIRECT + "/{path:.*}", self._serve_direct)
         app.router.add_route("*", "/{path:.*}", self._serve)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
 
     @property
     def host(self) -> str:

@@ -139,9 +139,9 @@ async def test_a_half_sent_body_times_out(path: str) -> None:
 
 async def test_encodings_are_refused() -> None:
     async with serving() as node:
-        reply = await node.post("/v1/chat/completions", b"(\xb5/\xfd", headers={"Content-Encoding": "zstd"})
+        reply = await node.post("/v1/chat/completions", b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
         assert reply.status_code == 400
-        assert reply.json()["error"]["message"] == "unsupported content encoding: zstd"
+        assert reply.json()["error"]["message"] == "unsupported content encoding: gzip"
 
 
 async def test_close_lets_answers_finish() -> None:

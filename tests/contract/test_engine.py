@@ -113,7 +113,7 @@ async def llamacpp_world(stack: AsyncExitStack, chain: Path, embedder: Path) -> 
         engine,
         embeds,
         partial(slots_free, engine._http),
-        lambda: (ask("a" * (CTX_TOKENS + 1), truncate=False), InputTooLong),
+        lambda: (msgspec.structs.replace(ask("a" * (CTX_TOKENS + 1)), truncate=False), InputTooLong),
         strike=lambda: os.kill(engine.pid, signal.SIGKILL),
     )
 

@@ -145,7 +145,7 @@ def test_embeddings_in_the_older_form(client: ollama.Client) -> None:
 
 def test_a_prompt_that_is_too_long_loses_its_middle(client: ollama.Client) -> None:
     options = {"num_ctx": 256, "num_predict": 3, "temperature": 0}
-    answer = client.generate("chain", "a" * 600 + "xyz", options=options)
+    answer = client.generate("chain", "a" * 600 + "xyz", raw=True, options=options)
     assert answer.response == "ABC"
     assert (answer.prompt_eval_count or 0) < 256
     with pytest.raises(ollama.ResponseError, match="longer than the context length"):

@@ -83,25 +83,25 @@ def hash_of(path: Path) -> str:
 async def test_a_model_goes_there_and_comes_back_and_answers(shared_node: Node, proxy: RegistryProxy) -> None:
     proxy.asks_token = True
     name = f"{proxy.host}/me/tiny:v1"
-    client = ollama.AsyncClient(shared_node.url)
-    await client.copy("tiny", name)
-    pushed = [step async for step in await client.push(name, insecure=True, stream=True)]
-    assert (pushed[0].status, pushed[-2].status, pushed[-1].status) == (
-        "retrieving manifest",
-        "pushing manifest",
-        "success",
-    )
-    before = next(model for model in (await client.list()).models if model.model == name)
-    await client.delete(name)
-    proxy.elsewhere = True
-    pulled = [step async for step in await client.pull(name, insecure=True, stream=True)]
-    assert (pulled[0].status, pulled[-1].status) == ("pulling manifest", "success")
-    after = next(model for model in (await client.list()).models if model.model == name)
-    assert (after.digest, after.size) == (before.digest, before.size)
-    answer = await client.generate(name, "Hello", options={"num_predict": 4})
-    assert answer.response
-    assert not any("Authorization" in headers for headers in proxy.direct)
-    await client.delete(name)
+    async with ollama.AsyncClient(shared_node.url) as client:
+        await client.copy("tiny", name)
+        pushed = [step async for step in await client.push(name, insecure=True, stream=True)]
+        assert (pushed[0].status, pushed[-2].status, pushed[-1].status) == (
+            "retrieving manifest",
+            "pushing manifest",
+            "success",
+        )
+        before = next(model for model in (await client.list()).models if model.model == name)
+        await client.delete(name)
+        proxy.elsewhere = True
+        pulled = [step async for step in await client.pull(name, insecure=True, stream=True)]
+        assert (pulled[0].status, pulled[-1].status) == ("pulling manifest", "success")
+        after = next(model for model in (await client.list()).models if model.model == name)
+        assert (after.digest, after.size) == (before.digest, before.size)
+        answer = await client.generate(name, "Hello", options={"num_predict": 4})
+        assert answer.response
+        assert not any("Authorization" in headers for headers in proxy.direct)
+        await client.delete(name)
 
 
 async def test_what_the_registry_says_reaches_the_client(shared_node: Node, proxy: RegistryProxy) -> None:
@@ -195,7 +195,7 @@ async def test_a_node_that_is_killed_goes_on(new_node: NewNode, proxy: RegistryP
     assert hash_of(blob_of(node, digest)) == digest
     assert sorted(path.name for path in blob_of(node, digest).parent.glob("*-partial*")) == []
     connections = 3
-    assert proxy.by_path[path] <= size + KILLS * connections * 16 * MB, f"seed {seed}"
+    assert proxy.by_path[path] <= size + KILLS * connections * 4 * MB, f"seed {seed}"
 
 
 async def test_ctrl_c_keeps_what_has_come(new_node: NewNode, proxy: RegistryProxy, registry_port: int) -> None:

@@ -6,7 +6,7 @@ import random
 from collections.abc import AsyncIterator
 
 import pytest
-from test_pulling import CONFIG, GGUF, LIMIT_S, World, digest_of, short
+from registry_world import CONFIG, GGUF, LIMIT_S, World, digest_of, short
 
 from ollamamax.core.errors import (
     BlobNotFound,

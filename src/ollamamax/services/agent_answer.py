@@ -70,7 +70,8 @@ async def _thinking(
         async for chunks in stream:
             for chunk in chunks:
                 pieces = parser.feed([chunk])
-                yield [replace(piece, text="", tool_calls=()) for piece in pieces if piece.thinking]
+                if told := [replace(piece, text="", tool_calls=()) for piece in pieces if piece.thinking]:
+                    yield told
                 thought.take(chunk)
                 if any(piece.text or piece.tool_calls for piece in pieces):
                     return

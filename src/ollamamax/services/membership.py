@@ -82,6 +82,8 @@ class Membership:
         self._detector = Detector(config.detector)
         self._records: dict[str, NodeRecord] = {}
         self._views: dict[str, PeerView] = {}
+        self._met: set[str] = set()
+        """Members that were alive since this node started."""
         self._is_changed = False
         self._watchers: list[Callable[[], None]] = []
         self._when_heard: list[Callable[[], None]] = []
@@ -97,11 +99,15 @@ class Membership:
             link, dice, self._records.get, self._on_probe, timeout_ms=config.probe_ms, at_once=config.probes
         )
         self._facts = PeerFacts(mesh, link, clock, self._records.get, self._on_facts)
-        self._part = MeshPart(
-            me,
-            mesh,
-            clock,
-            dice,
+        self._part = self._mesh_part(config)
+        replica.watch(self._on_catalog)
+
+    def _mesh_part(self, config: MembershipConfig) -> MeshPart:
+        return MeshPart(
+            self._me,
+            self._mesh,
+            self._clock,
+            self._dice,
             self._surroundings,
             self._opened,
             keys=config.keys,
@@ -111,7 +117,6 @@ class Membership:
             lease_ms=config.lease_ms,
             backbone_config=config.backbone,
         )
-        replica.watch(self._on_catalog)
 
     # --- what others ask of it --------------------------------------------------------------------------------
 
@@ -286,7 +291,11 @@ class Membership:
                 callback()
 
     def _say(self, node_id: str, state: PeerState, former: PeerState) -> None:
-        if PeerState.GONE not in (state, former) or state is PeerState.SUSPECT:
+        """Of a node that was not met yet nothing is told: it may only just be starting."""
+        is_news = node_id in self._met and PeerState.GONE in (state, former) and state is not PeerState.SUSPECT
+        if state is PeerState.ALIVE:
+            self._met.add(node_id)
+        if not is_news:
             return
         name = self._records[node_id].name
         kind, text = ("gone", "does not answer") if state is PeerState.GONE else ("back", "is back")

@@ -17,6 +17,7 @@ _LOG: Final = structlog.get_logger(__name__)
 _FIRST_RETRY_MS: Final = 1_000.0
 _LAST_RETRY_MS: Final = 15_000.0
 _LOOK_MS: Final = 5_000.0
+_GATHER_MS: Final = 50.0
 _SPREAD_MS_PER_NODE: Final = 10.0
 _MAX_SPREAD_MS: Final = 5_000.0
 
@@ -90,6 +91,8 @@ class MeshPart:
                     await self._changed.wait()
             except TimeoutError:
                 pass
+            else:
+                await asyncio.sleep(_GATHER_MS / 1000)  # changes come in crowds
 
     async def _adjust(self) -> float:
         """Open it as it ought to be. Returns when to look again at the latest, in ms."""

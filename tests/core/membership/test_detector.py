@@ -89,13 +89,17 @@ def test_a_suspect_that_answers_is_used_and_watched() -> None:
     assert step(machine, ProbeFailed("a", is_silence=False)) == [Changed("a", GONE, ALIVE), Probe("a", 800, 200)]
 
 
-def test_who_is_gone_is_asked_less_and_less_often() -> None:
-    machine = detector()
+@pytest.mark.parametrize(
+    ("others", "expected_ms"),
+    [(0, [1_000, *[2_000] * 6]), (199, [1_000, 2_000, 4_000, 8_000, 15_000, 15_000, 15_000])],
+)
+def test_who_is_gone_is_asked_less_and_less_often(others: int, expected_ms: list[float]) -> None:
+    machine = detector(*(NodeAdded(f"other{number}") for number in range(others)))
     pauses_ms = []
     for _ in range(7):
         (probe,) = [one for one in step(machine, ProbeFailed("a", is_silence=True)) if isinstance(one, Probe)]
         pauses_ms.append(probe.after_ms + probe.spread_ms)
-    assert pauses_ms == [1_000, 2_000, 4_000, 8_000, 15_000, 15_000, 15_000]
+    assert pauses_ms == expected_ms
     step(machine, ProbeAnswered("a"))
     assert step(machine, ProbeFailed("a", is_silence=False))[-1] == Probe("a", 800, 200)
 

@@ -16,6 +16,8 @@ OPEN_LIMIT_MS: Final = 2_000
 """For one address, TLS included."""
 _CLIENT_SCOUT_MS: Final = 2_000
 _SETTLE_MS: Final = 500
+_BUFFER_BYTES: Final = 16 << 10
+"""Of several per link. What nodes tell is small; larger messages travel in pieces."""
 _MAX_SESSIONS: Final = 10_000
 _MAX_PENDING: Final = 1_000
 _ALL_MESSAGES: Final = (
@@ -104,8 +106,8 @@ def _transport(config: MeshConfig) -> dict[str, Any]:
         },
         "link": {
             "protocols": ["tls"],
-            "tx": {"lease": config.lease_ms, "keep_alive": 4},
-            "rx": {"max_message_size": 2 * MAX_MESSAGE_BYTES},
+            "tx": {"lease": config.lease_ms, "keep_alive": 4, "batch_size": _BUFFER_BYTES},
+            "rx": {"max_message_size": 2 * MAX_MESSAGE_BYTES, "buffer_size": _BUFFER_BYTES},
             "tls": {
                 "enable_mtls": True,
                 # Any member will do: the authority is the cluster's alone, and addresses are no names.

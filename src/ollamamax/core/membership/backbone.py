@@ -71,7 +71,9 @@ def targets(
     """
     likely = first(ranking, gone, size + _SPARE)
     telling = [node_id for node_id in ranking if node_id in routers and node_id not in gone]
-    best = _unique([*telling, *likely[:size]], me)
+    # However many say that they are routers, those that ought to be have their places.
+    others = [node_id for node_id in telling if node_id not in likely[:size]][: MAX_TARGETS - size]
+    best = _unique([*(node_id for node_id in telling if node_id in likely[:size]), *others, *likely[:size]], me)
     turn = sum(me.encode()) % len(best) if best else 0
     return _unique([*best[turn:], *best[:turn], *likely, *ranking[:size]], me)[:MAX_TARGETS]
 

@@ -15,8 +15,9 @@ counted anew (`Reconciled`) vanishing tokens say nothing; nodes keep their state
 cluster, else the routers. The same holds before the mesh was ever heard, so that a cluster without one works too.
 
 Whoever is not ALIVE with a token is asked again and again: one that is alive once a second (less often in a large
-cluster), one that is gone after 1 s, then doubling to 15 s. The shell sends the questions, bounds how many are under
-way at once, and reports each outcome. Invariants M1 to M3: docs/invariants.md. After SWIM (Das, Gupta, Motivala 2002):
+cluster), one that is gone after 1 s, then 2 s (doubling to 15 s in a large cluster). The shell sends the questions,
+bounds how many are under way at once, and reports each outcome. Invariants M1 to M3: docs/invariants.md. After SWIM
+(Das, Gupta, Motivala 2002):
 suspicion first, then a direct probe decides; its indirect probes are the mesh here.
 
 Deliberate limits: two nodes that can't reach each other directly do not use each other, whatever third ones say.
@@ -325,7 +326,7 @@ class Detector:
         peer.failures += 1
         yield from self._to(node_id, peer, PeerState.GONE, now_ms)
         doubled_ms = self._config.backoff_min_ms * 2.0 ** min(peer.failures - 1, 30)
-        pause_ms = min(doubled_ms, self._config.backoff_max_ms)
+        pause_ms = min(doubled_ms, self._config.backoff_max_ms, 2.0 * self._watch_ms())
         yield self._ask(node_id, peer, pause_ms * 0.8, pause_ms * 0.2)
 
     @property
