@@ -11,6 +11,8 @@ import argparse
 import asyncio
 import json
 import logging
+import random
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,7 +29,7 @@ import structlog
 import zenoh
 from msgspec.structs import replace
 
-from common import free_port, machine
+from common import machine
 from ollamamax.adapters.identity import papers
 from ollamamax.adapters.identity.authority import FileAuthority
 from ollamamax.adapters.network import zenoh_config
@@ -168,33 +170,39 @@ def say(event: str) -> None:
 
 
 async def be_nodes(job: Job) -> None:
-    """Join with all, say when all have joined and when all see all, then stay until the parent closes stdin."""
+    """Join with all, say when all have joined and when all see all; stay until the parent closes stdin."""
     loop = asyncio.get_running_loop()
     ended = loop.run_in_executor(None, sys.stdin.buffer.read)
     whole: list[WholeNode] = []
-    nodes: Sequence[WholeNode | LightClient] = whole
-    tasks = []
-    if job.light:
-        nodes = [await asyncio.to_thread(LightClient, number, job) for number in job.numbers]
-    else:
-        replica = Fixed(job)
-        for number in job.numbers:
-            whole.append(WholeNode(number, job, replica))
-            tasks += [loop.create_task(whole[-1].membership.run()), loop.create_task(whole[-1].sheet.run())]
-        for node in whole:
-            while not await node.mesh.alive():
-                await asyncio.sleep(0.05)
-    say("joined")
-    missing = list(nodes)
-    while missing and not ended.done():
-        missing = [node for node in missing if not node.is_full(job.count)]
-        await asyncio.sleep(0.1)
-    say("full")
-    await ended
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    work = loop.create_task(take_part(job, whole))
+    await asyncio.wait({ended})
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
     await asyncio.gather(*(node.mesh.close() for node in whole))
+
+
+async def take_part(job: Job, whole: list[WholeNode]) -> None:
+    """All but the end of it."""
+    async with asyncio.TaskGroup() as tasks:
+        nodes: Sequence[WholeNode | LightClient] = whole
+        if job.light:
+            nodes = [await asyncio.to_thread(LightClient, number, job) for number in job.numbers]
+        else:
+            replica = Fixed(job)
+            for number in job.numbers:
+                whole.append(WholeNode(number, job, replica))
+                tasks.create_task(whole[-1].membership.run())
+                tasks.create_task(whole[-1].sheet.run())
+            for node in whole:
+                while not await node.mesh.alive():
+                    await asyncio.sleep(0.2)
+        say("joined")
+        missing = list(nodes)
+        while missing:
+            missing = [node for node in missing if not node.is_full(job.count)]
+            await asyncio.sleep(0.1)
+        say("full")
+        await asyncio.Event().wait()
 
 
 # --- the parent ------------------------------------------------------------------------------------------------
@@ -243,6 +251,16 @@ def children(jobs: Sequence[Job]) -> Iterator[list[Child]]:
         yield made
 
 
+def router_port() -> int:
+    """One whose successor is free, and outside the range that outgoing connections take theirs from."""
+    for _ in range(1_000):
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port + 1)) != 0:
+                return port
+    raise RuntimeError("no port is free")
+
+
 def idle_cost(processes: Sequence[subprocess.Popen[bytes]]) -> list[tuple[float, float]]:
     """Of each, after a while: resident memory in MB, and CPU in percent of a core over IDLE_S."""
     watched = [psutil.Process(process.pid) for process in processes]
@@ -254,7 +272,7 @@ def idle_cost(processes: Sequence[subprocess.Popen[bytes]]) -> list[tuple[float,
 
 def run_nodes(keys: NodeKeys, count: int) -> None:
     """All have everything."""
-    ports = [free_port() for _ in range(ROUTERS)]
+    ports = [router_port() for _ in range(ROUTERS)]
     shares = [[number] for number in range(ROUTERS + 1)]
     crowd = list(range(ROUTERS + 1, count))
     shares += [crowd[start::CROWDS] for start in range(CROWDS)]
@@ -271,7 +289,7 @@ def run_nodes(keys: NodeKeys, count: int) -> None:
 
 def run_light(keys: NodeKeys, count: int) -> None:
     """Three routers that have everything, and many clients that are light."""
-    ports = [free_port() for _ in range(ROUTERS)]
+    ports = [router_port() for _ in range(ROUTERS)]
     total = ROUTERS + count
     crowd = list(range(ROUTERS, total))
     # The routers know of themselves alone: nobody tells facts that they could ask for.

@@ -25,8 +25,9 @@ sys.path += [
     str(Path(__file__).resolve().parent.parent / "tests"),
     str(Path(__file__).resolve().parent.parent / "tests/e2e"),
 ]
-from docker_registry import docker_registry
 from nodes import Node, free_port
+
+from docker_registry import docker_registry
 
 LIMIT_S = 900
 GOAL = 0.8

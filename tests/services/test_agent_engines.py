@@ -1,6 +1,7 @@
 """The agent over real llama.cpp children: load, answer, lose the child in the middle of an answer, answer again."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncGenerator
@@ -10,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from agent_world import MemoryLibrary, chat, model, text_of
+from msgspec.structs import replace
 
 from models import chain_text, write_llama
 from ollamamax.adapters.engines.llamacpp import LlamaCppLauncher
@@ -117,6 +119,21 @@ async def test_a_go_template_over_a_real_engine(chain: ResolvedModel) -> None:
         answer = await ask(agent, request)
         assert text_of(answer) == chain_text("z", 6)
         assert bytes(number - 3 for number in answer[-1].context if number > 2).decode().endswith(chain_text("z", 6))
+
+
+async def test_a_format_holds_behind_the_thinking(tmp_path: Path) -> None:
+    facts = real("thinker", write_llama(tmp_path / "t.gguf", chain=True, cycle="abc</think>xyz"))
+    thinker = replace(
+        facts, template="{{ range .Messages }}{{ .Content }}{{ end }}<think>", capabilities=("completion", "thinking")
+    )
+    schema = '{"type":"object","properties":{"city":{"enum":["Rome"]}},"required":["city"]}'
+    async with running(thinker) as agent:
+        answer = await ask(agent, chat("thinker", format=schema, options=Options(num_predict=400, temperature=0.0)))
+        assert "".join(chunk.thinking for chunk in answer) == "xyzabc"
+        assert json.loads(text_of(answer)) == {"city": "Rome"}
+        stats = answer[-1].stats
+        assert stats is not None
+        assert stats.eval_tokens > len("xyzabc</think>")
 
 
 async def test_embeddings(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ class Place:
         self.other = RECORDS[1 - number]
         self.store = MemoryStore()
         self.changes = 0
-        library = Library(self.store, MemoryRegistry(), world.clock, SeededDice())
+        self.registry = MemoryRegistry()
+        library = Library(self.store, self.registry, world.clock, SeededDice())
         self.models = ClusterModels(
             library,
             self.store,

@@ -63,7 +63,8 @@ async def node(settings: Settings, start_anew: Callable[[], None]) -> AsyncGener
         agent = LocalAgent(library, LlamaCppLauncher(clock, dice), machine, clock, dice, meter, agent_config(settings))
         fleet = await _fleet(settings, agent, part, clock, dice, stack)
         gateway = _gateway(settings, fleet, part, meter, clock)
-        drains = [gateway.begin_drain, fleet.begin_drain, *([part.begin_drain] if part is not None else [])]
+        drains = [gateway.begin_drain, fleet.begin_drain, library.begin_drain]
+        drains += [part.begin_drain] if part is not None else []
         readiness = NodeReadiness(store.manifests, drains)
         loops = await stack.enter_async_context(Loops())
         loops.start(agent.run(), "agent")

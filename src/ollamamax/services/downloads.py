@@ -19,6 +19,7 @@ from ollamamax.services.patience import Patience, TransferConfig, first_of, foll
 
 _LOG: Final = structlog.get_logger(__name__)
 _BUFFER_BYTES: Final = 1 << 20
+_STOPPING: Final = "the node is stopping; what has come of the model is kept"
 
 
 class Download:
@@ -56,7 +57,7 @@ class Download:
 
     def end(self, task: "asyncio.Task[None]") -> None:
         """Tell those who wait how the task ended."""
-        error = ShuttingDown("the download was ended") if task.cancelled() else task.exception()
+        error = ShuttingDown(_STOPPING) if task.cancelled() else task.exception()
         if error is None:
             self.ended.set_result(None)
             return
@@ -78,20 +79,30 @@ class Downloads:
         self._dice = dice
         self._config = config
         self._running: dict[str, Download] = {}
+        self._is_draining = False
+
+    def begin_drain(self) -> None:
+        """End all, and begin none from now on; what has come stays."""
+        self._is_draining = True
+        for download in self._running.values():
+            download.task.cancel()
 
     async def close(self) -> None:
-        """End all; what has come stays. Idempotent."""
-        tasks = [download.task for download in self._running.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """The same, and wait for it. Idempotent."""
+        self.begin_drain()
+        await asyncio.gather(*(download.task for download in self._running.values()), return_exceptions=True)
 
     @asynccontextmanager
     async def lease(self, remote: Remote, layer: Layer) -> AsyncIterator[Download]:
-        """The download of a blob, one that runs or a new one. It ends when the last one who wanted it has left."""
+        """The download of a blob, one that runs or a new one. It ends when the last one who wanted it has left.
+
+        Raises: ShuttingDown.
+        """
         while (download := self._running.get(layer.digest)) is not None and not download.users:
             await asyncio.wait([download.task])  # it is being given up
         if download is None:
+            if self._is_draining:
+                raise ShuttingDown(_STOPPING)
             download = self._start(remote, layer)
         download.users += 1
         try:

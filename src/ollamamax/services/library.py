@@ -59,8 +59,12 @@ class Library:
         self._warned: set[str] = set()
         """Digests of manifests that are known to be of no use: lists are asked for every few seconds."""
 
+    def begin_drain(self) -> None:
+        """End what is being pulled, and pull no more; what has come stays."""
+        self._puller.begin_drain()
+
     async def close(self) -> None:
-        """End what is being pulled; what has come stays. Idempotent."""
+        """The same, and wait for it. Idempotent."""
         await self._puller.close()
 
     # --- reading ----------------------------------------------------------------------------------------------

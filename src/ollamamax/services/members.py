@@ -338,9 +338,10 @@ class Lease:
         """One more read came, with about so many tokens."""
         member = self.member
         member.reads += 1
-        done = tokens if tokens < self.left_tokens else self.left_tokens
-        self.left_tokens -= done
-        member.outstanding_tokens -= done
+        if tokens > self.left_tokens:
+            tokens = self.left_tokens
+        self.left_tokens -= tokens
+        member.outstanding_tokens -= tokens
 
     def close(self) -> None:
         """Give the slot back."""

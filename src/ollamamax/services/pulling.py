@@ -31,8 +31,12 @@ class Puller:
         self._adopt = adopt
         self._downloads = Downloads(store, registry, dice, config)
 
+    def begin_drain(self) -> None:
+        """End all downloads, and begin none from now on; what has come stays."""
+        self._downloads.begin_drain()
+
     async def close(self) -> None:
-        """End all downloads; what has come stays. Idempotent."""
+        """The same, and wait for it. Idempotent."""
         await self._downloads.close()
 
     async def pull(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:

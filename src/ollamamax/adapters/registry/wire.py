@@ -163,6 +163,7 @@ class Wire:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity"},
+                connector=aiohttp.TCPConnector(limit=0),  # bounded by those who ask
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 read_bufsize=_BUFFER_BYTES,
