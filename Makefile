@@ -31,6 +31,7 @@ bench: $(VENV)/.ready-dev ## measure; prints ratios against baselines in the sam
 	$(BIN)/python bench/routing.py
 	$(BIN)/python bench/peers.py
 	$(BIN)/python bench/mesh.py
+	$(BIN)/python bench/registry.py
 
 lock: $(VENV)/.ready-dev ## renew the lock files from pyproject.toml
 	$(PIP) install --quiet uv
