@@ -12,7 +12,6 @@ import asyncio
 import json
 import logging
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from ollamamax.adapters.identity import papers
 from ollamamax.adapters.identity.authority import FileAuthority
 from ollamamax.adapters.network import zenoh_config
 from ollamamax.adapters.network.zenoh_mesh import ZenohMesh
+from ollamamax.adapters.network.zenoh_reach import reachable
 from ollamamax.adapters.system.clock import SystemClock, SystemDice
 from ollamamax.core.catalog.catalog import Catalog
 from ollamamax.core.errors import PeerUnavailable
@@ -51,13 +51,18 @@ MODELS = 8
 
 
 class Job(msgspec.Struct):
-    """What a child does. numbers: of its nodes, of `count`; the first three listen one above `ports`."""
+    """What a child does. numbers: of its nodes, of `count`.  base: the first node's port; each has two."""
 
     keys: NodeKeys
     numbers: list[int]
     count: int
-    ports: list[int]
+    base: int
     light: bool = False
+
+
+def address(base: int, number: int) -> str:
+    """Of a node's peer listener; its mesh is on the next port."""
+    return f"127.0.0.1:{base + 2 * number}"
 
 
 def node_id(number: int) -> str:
@@ -68,13 +73,13 @@ def node_id(number: int) -> str:
 # --- a child: some nodes ---------------------------------------------------------------------------------------
 
 
-class AnsweringLink:
-    """Every node answers direct questions, but tells facts by the mesh alone."""
+class TcpLink:
+    """A node answers direct questions if it takes TCP connections; facts are told by the mesh alone."""
 
     async def call(self, node: NodeRecord, method: str, body: bytes, *, timeout_ms: float) -> bytes:
-        """Raises: PeerUnavailable for anything but a ping."""
-        if method != PING:
-            raise PeerUnavailable("not in this benchmark")
+        """Raises: PeerUnavailable."""
+        if method != PING or not await reachable(node.addresses):
+            raise PeerUnavailable("it does not answer")
         return msgspec.msgpack.encode(Pong(node_id=node.node_id, instance="bench", version="1"))
 
 
@@ -90,11 +95,10 @@ class Fixed:
 
     @staticmethod
     def _record(number: int, job: Job) -> NodeRecord:
-        port = job.ports[number] if number < ROUTERS else 1
         return NodeRecord(
             node_id=node_id(number),
             name=f"node-{number}",
-            addresses=(f"127.0.0.1:{port}",),
+            addresses=(address(job.base, number),),
             sequence=number + 1,
             joined_ns=0,
             key_hash=f"{number:064x}",
@@ -128,9 +132,9 @@ class WholeNode:
     def __init__(self, number: int, job: Job, replica: Fixed) -> None:
         clock, keys = SystemClock(), replace(job.keys, node_id=node_id(number))
         self.mesh = ZenohMesh()
-        port = job.ports[number] if number < ROUTERS else 1
-        config = MembershipConfig(keys=lambda: keys, listen=f"127.0.0.1:{port}", multicast=False)
-        link: Any = AnsweringLink()
+        self.address = address(job.base, number)
+        config = MembershipConfig(keys=lambda: keys, listen=self.address, multicast=False)
+        link: Any = TcpLink()
         self.membership = Membership(keys.node_id, self.mesh, link, replica, clock, SystemDice(), config)
         self.sheet = FactSheet(lambda: facts_of(number, self.membership.role), self.mesh, clock)
         self.membership.when_heard(self.sheet.retell)
@@ -146,8 +150,7 @@ class LightClient:
 
     def __init__(self, number: int, job: Job) -> None:
         keys = replace(job.keys, node_id=node_id(number))
-        turn = number % ROUTERS
-        routers = [f"127.0.0.1:{port + 1}" for port in (*job.ports[turn:], *job.ports[:turn])]
+        routers = [f"127.0.0.1:{job.base + 2 * ((number + one) % ROUTERS) + 1}" for one in range(ROUTERS)]
         config = MeshConfig(keys=keys, role=MeshRole.CLIENT, listen="", connect=tuple(routers), multicast=False)
         self._session: Any = zenoh.open(zenoh_config.session_config(config))
         root = f"omx/{keys.cluster_id}"
@@ -191,11 +194,13 @@ async def take_part(job: Job, whole: list[WholeNode]) -> None:
             replica = Fixed(job)
             for number in job.numbers:
                 whole.append(WholeNode(number, job, replica))
+                host, _, port = whole[-1].address.rpartition(":")
+                await asyncio.start_server(lambda _, writer: writer.close(), host, int(port))
                 tasks.create_task(whole[-1].membership.run())
                 tasks.create_task(whole[-1].sheet.run())
-            for node in whole:
-                while not await node.mesh.alive():
-                    await asyncio.sleep(0.2)
+                # One after the other: many sessions that open at once in one process get in each other's way.
+                while not await whole[-1].mesh.alive():
+                    await asyncio.sleep(0.02)
         say("joined")
         missing = list(nodes)
         while missing:
@@ -251,14 +256,9 @@ def children(jobs: Sequence[Job]) -> Iterator[list[Child]]:
         yield made
 
 
-def router_port() -> int:
-    """One whose successor is free, and outside the range that outgoing connections take theirs from."""
-    for _ in range(1_000):
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port + 1)) != 0:
-                return port
-    raise RuntimeError("no port is free")
+def base_port(count: int) -> int:
+    """The first of many ports outside the range that outgoing connections take theirs from, two per node."""
+    return random.randrange(10_000, 32_000 - 2 * count, 2)
 
 
 def idle_cost(processes: Sequence[subprocess.Popen[bytes]]) -> list[tuple[float, float]]:
@@ -272,13 +272,17 @@ def idle_cost(processes: Sequence[subprocess.Popen[bytes]]) -> list[tuple[float,
 
 def run_nodes(keys: NodeKeys, count: int) -> None:
     """All have everything."""
-    ports = [router_port() for _ in range(ROUTERS)]
+    base = base_port(count)
     shares = [[number] for number in range(ROUTERS + 1)]
     crowd = list(range(ROUTERS + 1, count))
     shares += [crowd[start::CROWDS] for start in range(CROWDS)]
-    began = time.time()
-    with children([Job(keys, numbers, count, ports) for numbers in shares if numbers]) as made:
-        joined = max(child.wait("joined") for child in made)
+    jobs = [Job(keys, numbers, count, base) for numbers in shares if numbers]
+    with children(jobs[:ROUTERS]) as made, ExitStack() as stack:
+        for child in made:
+            child.wait("joined")
+        began = time.time()
+        made += stack.enter_context(children(jobs[ROUTERS:]))
+        joined = max(child.wait("joined") for child in made[ROUTERS:])
         full = max(child.wait("full") for child in made)
         print(f"{count} nodes: all joined after {joined - began:.1f} s; full view {full - joined:.1f} s after the last")
         time.sleep(IDLE_S)  # until what follows a join has been done
@@ -289,12 +293,12 @@ def run_nodes(keys: NodeKeys, count: int) -> None:
 
 def run_light(keys: NodeKeys, count: int) -> None:
     """Three routers that have everything, and many clients that are light."""
-    ports = [router_port() for _ in range(ROUTERS)]
+    base = base_port(ROUTERS)
     total = ROUTERS + count
     crowd = list(range(ROUTERS, total))
     # The routers know of themselves alone: nobody tells facts that they could ask for.
-    routers = [Job(keys, [number], ROUTERS, ports) for number in range(ROUTERS)]
-    clients = [Job(keys, crowd[start::CROWDS], total, ports, light=True) for start in range(CROWDS)]
+    routers = [Job(keys, [number], ROUTERS, base) for number in range(ROUTERS)]
+    clients = [Job(keys, crowd[start::CROWDS], total, base, light=True) for start in range(CROWDS)]
     with children(routers) as made, ExitStack() as stack:
         for child in made:
             child.wait("full")

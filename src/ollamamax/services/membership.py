@@ -88,7 +88,7 @@ class Membership:
         self._watchers: list[Callable[[], None]] = []
         self._when_heard: list[Callable[[], None]] = []
         self._apart_since_ms: float | None = None
-        """Since when the mesh is not heard, or does not reach some node that answers."""
+        """Since when the mesh is not heard, or reaches fewer of the nodes that answer than it does not."""
         self._apart_ms = config.apart_ms
         self._vanished: dict[str, None] = {}
         self._settling: asyncio.TimerHandle | None = None
@@ -318,7 +318,8 @@ class Membership:
     def _is_apart(self, alive: Sequence[PeerView]) -> bool:
         now_ms = self._clock.now_ms()
         is_deaf = self._detector.is_deaf
-        if not is_deaf and all(self._detector.has_token(view.record.node_id) for view in alive):
+        heard = sum(self._detector.has_token(view.record.node_id) for view in alive)
+        if not is_deaf and len(alive) <= 2 * heard:
             self._apart_since_ms, self._apart_ms = None, self._config.apart_ms
             return False
         if self._apart_since_ms is None:

@@ -43,8 +43,8 @@ class MembershipConfig(Struct, frozen=True, kw_only=True):
 
     probe_ms: for a direct question.  probes: so many at once.  debounce_ms: signs that vanish and reappear within it
     were no change.  reconcile_ms: between two counts of all signs; more in a large cluster.  apart_ms: a mesh that
-    was not heard for so long, or that did not reach some node that answers, is opened anew; doubles while that is no
-    help.
+    was not heard for so long, or that reached fewer of the nodes that answer than it did not, is opened anew; doubles
+    while that is no help.
     """
 
     keys: Callable[[], NodeKeys]

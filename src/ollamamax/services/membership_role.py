@@ -25,8 +25,8 @@ _MAX_SPREAD_MS: Final = 5_000.0
 class Surroundings(Struct, frozen=True, kw_only=True):
     """What the decision is made from. nodes: all members in the order of joining, this one too.  gone: ids of those.
 
-    routers: ids of those that say they are.  denied: ids of removed nodes.  is_apart: the mesh was not heard, or did
-    not reach some member that answers, for so long that it is worth to begin anew.
+    routers: ids of those that say they are.  denied: ids of removed nodes.  is_apart: the mesh was
+    not heard, or hardly, for so long that it is worth to begin anew.
     """
 
     nodes: Mapping[str, NodeRecord]

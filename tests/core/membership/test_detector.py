@@ -89,6 +89,13 @@ def test_a_suspect_that_answers_is_used_and_watched() -> None:
     assert step(machine, ProbeFailed("a", is_silence=False)) == [Changed("a", GONE, ALIVE), Probe("a", 800, 200)]
 
 
+def test_a_suspect_whose_token_goes_is_asked_already() -> None:
+    machine = detector(TokenAppeared("a"), DispatchFailed("a"))
+    assert step(machine, TokenVanished("a")) == []
+    assert not machine.has_token("a")
+    assert machine.state("a") is SUSPECT
+
+
 @pytest.mark.parametrize(
     ("others", "expected_ms"),
     [(0, [1_000, *[2_000] * 6]), (199, [1_000, 2_000, 4_000, 8_000, 15_000, 15_000, 15_000])],
