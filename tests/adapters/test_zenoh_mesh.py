@@ -283,6 +283,29 @@ def test_reasons_are_cut_before_secrets(text: str, shown: str) -> None:
     assert zenoh_config.reason(zenoh.ZError(text)) == shown
 
 
+async def test_a_session_that_breaks_is_as_good_as_lost_and_can_be_replaced(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Panic(BaseException):
+        """As a panic of Rust code comes."""
+
+    def panic(*_: object) -> None:
+        raise Panic("boom")
+
+    a = await nodes.router("a")
+    b = await nodes.client("b")
+    await b.sees("ab")
+    monkeypatch.setattr(b.mesh._session, "alive", panic)
+    monkeypatch.setattr(b.mesh._session, "put", panic)
+    assert await b.mesh.alive() == frozenset()
+    await b.sees("")
+    await b.mesh.publish(b"lost")
+    await b.mesh.open(nodes.config("b", CLIENT))
+    await b.sees("ab")
+    await b.mesh.publish(b"found")
+    await a.until(lambda: a.messages == [("b", b"found")])
+
+
 # --- processes that die or fall silent -------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import pytest
 from ollamamax.adapters.network import zenoh_inbox
 from ollamamax.adapters.network.zenoh_inbox import LOST, Inbox
 from ollamamax.adapters.network.zenoh_reach import reachable
-from ollamamax.adapters.network.zenoh_threads import Calls, Worker
+from ollamamax.adapters.network.zenoh_threads import Broken, Calls, Worker
 from ollamamax.ports import MeshEvent
 
 WAIT_S = 10.0
@@ -17,6 +17,14 @@ SIGN = MeshEvent("a" * 16, True)
 
 def message(number: int, size: int = 1) -> MeshEvent:
     return MeshEvent(f"{number:016x}", None, b"x" * size)
+
+
+class Panic(BaseException):
+    """As a panic of Rust code comes."""
+
+
+def panic() -> None:
+    raise Panic("boom")
 
 
 async def drained(inbox: Inbox, count: int) -> list[MeshEvent]:
@@ -96,6 +104,8 @@ async def test_a_call_in_a_thread_gives_and_raises() -> None:
     assert await Calls().run(lambda: threading.current_thread() is not threading.main_thread(), WAIT_S)
     with pytest.raises(ZeroDivisionError):
         await Calls().run(lambda: 1 // 0, WAIT_S)
+    with pytest.raises(Broken, match="Panic: boom"):
+        await Calls().run(panic, WAIT_S)
 
 
 @pytest.mark.parametrize("is_cancelled", [True, False])
@@ -148,13 +158,18 @@ async def test_only_addresses_where_somebody_listens_are_reachable() -> None:
 
 
 async def test_a_worker_does_its_jobs_in_order_and_outlives_failures() -> None:
-    worker, done = Worker(), list[int]()
+    failures, done = list[Exception](), list[int]()
+    worker = Worker(failures.append)
     try:
         for number in range(50):
             assert worker.do(lambda number=number: done.append(number))
         with pytest.raises(ZeroDivisionError):
             await worker.finish(lambda: 1 // 0, WAIT_S)
+        with pytest.raises(Broken, match="Panic: boom"):
+            await worker.finish(panic, WAIT_S)
+        worker.do(panic)
         assert await worker.finish(lambda: len(done), WAIT_S) == 50
+        assert [str(error) for error in failures] == ["Panic: boom"]
         assert done == list(range(50))
     finally:
         await worker.close(WAIT_S)
@@ -162,7 +177,7 @@ async def test_a_worker_does_its_jobs_in_order_and_outlives_failures() -> None:
 
 
 async def test_a_worker_with_too_much_to_do_says_so() -> None:
-    gate, worker = threading.Event(), Worker()
+    gate, worker = threading.Event(), Worker(lambda error: None)
     try:
         worker.do(lambda: gate.wait(WAIT_S))
         with pytest.raises(TimeoutError):

@@ -75,8 +75,11 @@ async def test_who_answers_is_used_though_the_mesh_lost_it() -> None:
         made.hub.cut(node_id("b"))
         await a.until(lambda: ("b", SUSPECT) in a.states[2:])
         await a.sees("b")
-        b.tell(queued=7)
-        await a.until(lambda: a.knows("b", queued=7))
+        opened = len(a.mesh.opened)
+        for number in range(7):
+            b.tell(queued=number)
+            await a.until(lambda number=number: touched(a) and a.knows("b", queued=number))
+        assert len(a.mesh.opened) == opened, "a mesh that reaches half of the others stays"
         made.peers.leave(node_id("b"))
         await a.sees("b", GONE)
 

@@ -16,11 +16,12 @@ from ollamamax.adapters.network import zenoh_config
 from ollamamax.adapters.network.zenoh_inbox import Inbox
 from ollamamax.adapters.network.zenoh_reach import reachable
 from ollamamax.adapters.network.zenoh_session import ZenohSession
-from ollamamax.adapters.network.zenoh_threads import Calls, Worker
+from ollamamax.adapters.network.zenoh_threads import Broken, Calls, Worker
 from ollamamax.core.errors import PeerTimeout, PeerUnavailable
 from ollamamax.ports import MeshConfig, MeshEvent, MeshRole
 
 T = TypeVar("T")
+_FAILURES: Final = (zenoh.ZError, TimeoutError, Broken)
 _LOG: Final = structlog.get_logger(__name__)
 _OPEN_S: Final = 30.0
 _CLOSE_S: Final = 2.0
@@ -38,7 +39,7 @@ class ZenohMesh:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._inbox = Inbox()
-        self._worker = Worker()
+        self._worker = Worker(self._failed)
         self._calls = Calls()
         self._session: ZenohSession | None = None
         self._lock = asyncio.Lock()
@@ -61,7 +62,7 @@ class ZenohMesh:
                 self._miss(frozenset())
             try:
                 await self._start(config)
-            except (zenoh.ZError, TimeoutError) as error:
+            except _FAILURES as error:
                 if config.role is MeshRole.ROUTER:
                     raise PeerUnavailable(f"can't listen on {config.listen}: {zenoh_config.reason(error)}") from None
                 _LOG.info("no router of the mesh is reached yet", routers=config.connect)
@@ -75,8 +76,8 @@ class ZenohMesh:
                 await self._worker.finish(lambda: session.put(data), _PUT_S)
             except TimeoutError:
                 raise PeerTimeout("the mesh does not take what this node has to tell") from None
-            except zenoh.ZError as error:
-                _LOG.debug("nothing was told", reason=zenoh_config.reason(error))
+            except (zenoh.ZError, Broken) as error:
+                self._failed(error)
 
     def answer(self, whole: Callable[[], bytes]) -> None:
         """See Mesh."""
@@ -153,7 +154,7 @@ class ZenohMesh:
         for variant in more:
             try:
                 return await self._session_of(variant, by_scouting)
-            except zenoh.ZError as error:
+            except (zenoh.ZError, Broken) as error:
                 _LOG.debug("the mesh is opened more modestly", reason=zenoh_config.reason(error))
         return await self._session_of(last, by_scouting)
 
@@ -173,7 +174,7 @@ class ZenohMesh:
         session.mute()
         try:
             await self._calls.run(session.close, _CLOSE_S)
-        except (zenoh.ZError, TimeoutError) as error:
+        except _FAILURES as error:
             _LOG.warning("a session of the mesh did not end well", reason=zenoh_config.reason(error))
 
     async def _keep_trying(self, config: MeshConfig) -> None:
@@ -186,7 +187,7 @@ class ZenohMesh:
             async with self._lock:
                 try:
                     await self._start(config, by_scouting)
-                except (zenoh.ZError, TimeoutError) as error:
+                except _FAILURES as error:
                     _LOG.debug("no router of the mesh is reached", reason=zenoh_config.reason(error))
                 else:
                     return
@@ -219,9 +220,16 @@ class ZenohMesh:
     async def _gathered(self, gather: Callable[[], T], none: T, timeout_ms: float) -> T:
         try:
             return await self._calls.run(gather, timeout_ms / 1000 + 1.0)
-        except (zenoh.ZError, TimeoutError) as error:
-            _LOG.debug("the mesh did not answer", reason=zenoh_config.reason(error))
+        except _FAILURES as error:
+            self._failed(error)
             return none
+
+    def _failed(self, error: Exception) -> None:
+        """From any thread. A session that broke is as good as lost: whoever reads the events opens another."""
+        _LOG.debug("the mesh failed a call", reason=zenoh_config.reason(error))
+        if isinstance(error, Broken):
+            _LOG.error("the mesh broke", reason=zenoh_config.reason(error))
+            self._miss(frozenset())
 
     def _on_query(self, query: Any) -> None:
         """In zenoh's thread: the answer is made in the event loop, and sent by the worker."""
@@ -236,15 +244,8 @@ class ZenohMesh:
             query.drop()
             return
         data = self._whole()
-        if not self._worker.do(lambda: _reply(session, query, data)):
+        if not self._worker.do(lambda: session.reply(query, data)):
             query.drop()
-
-
-def _reply(session: ZenohSession, query: Any, data: bytes) -> None:
-    try:
-        session.reply(query, data)
-    except zenoh.ZError as error:
-        _LOG.debug("an answer was not taken", reason=zenoh_config.reason(error))
 
 
 def _must_close_first(former: MeshConfig, config: MeshConfig) -> bool:

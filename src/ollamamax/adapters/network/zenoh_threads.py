@@ -17,6 +17,10 @@ _MAX_JOBS: Final = 1_024
 _LOOK_S: Final = 0.01
 
 
+class Broken(Exception):
+    """The library failed inside: what it was asked with can't be trusted any more."""
+
+
 class Calls:
     """Calls of one owner."""
 
@@ -35,12 +39,12 @@ class Calls:
             try:
                 result = call()
             except BaseException as error:  # noqa: BLE001 - it is the caller's to see
-                _call_soon(loop, fail, error)
+                _call_soon(loop, fail, _error(error))
             else:
                 if not _call_soon(loop, succeed, result):
                     dispose(result)
 
-        def fail(error: BaseException) -> None:
+        def fail(error: Exception) -> None:
             if not done.done():
                 done.set_exception(error)
 
@@ -74,6 +78,11 @@ class Calls:
         self._threads.add(thread)
 
 
+def _error(raised: BaseException) -> Exception:
+    """A panic of Rust code comes as something that would end the program."""
+    return raised if isinstance(raised, Exception) else Broken(f"{type(raised).__name__}: {raised}"[:200])
+
+
 async def _wait_for(threads: Iterable[threading.Thread], limit_s: float) -> None:
     """By looking: nothing that a thread could set comes after its end."""
     deadline = time.monotonic() + limit_s
@@ -90,16 +99,20 @@ def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *ar
 
 
 class Worker:
-    """One thread that does small jobs in order; more than a thousand waiting are turned away."""
+    """One thread that does small jobs in order; more than a thousand waiting are turned away.
 
-    def __init__(self) -> None:
+    failed: called in that thread with what a job raised that nobody waits for.
+    """
+
+    def __init__(self, failed: Callable[[Exception], None]) -> None:
+        self._failed = failed
         self._jobs: Queue[Callable[[], Any] | None] = Queue(_MAX_JOBS)
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="mesh-worker", daemon=True)
         self._thread.start()
 
     def do(self, job: Callable[[], Any]) -> bool:
-        """Have it done some time; False if there is too much to do. Jobs see to their errors themselves."""
+        """Have it done some time; False if there is too much to do."""
         try:
             self._jobs.put_nowait(job)
         except Full:
@@ -114,8 +127,8 @@ class Worker:
         def run() -> None:
             try:
                 result = job()
-            except Exception as error:  # noqa: BLE001 - it is the caller's to see
-                _call_soon(loop, settle, None, error)
+            except BaseException as error:  # noqa: BLE001 - it is the caller's to see
+                _call_soon(loop, settle, None, _error(error))
             else:
                 _call_soon(loop, settle, result, None)
 
@@ -144,7 +157,10 @@ class Worker:
     def _run(self) -> None:
         while not self._is_closed:
             job = self._jobs.get()
-            if job is not None:
-                job()
+            try:
+                if job is not None:
+                    job()
+            except BaseException as error:  # noqa: BLE001 - the next job is to be done all the same
+                self._failed(_error(error))
             # What a job refers to must not outlive it.
             del job
