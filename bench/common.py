@@ -103,15 +103,22 @@ def call(method: str, url: str, body: object = None) -> object:
     return json.loads(text) if text else None
 
 
+def _cpu_s(pid: int) -> float:
+    """CPU seconds of a process so far: by its clock of nanoseconds on Linux (clock_getcpuclockid(3)), else in ticks."""
+    if sys.platform == "linux":
+        return time.clock_gettime((~pid << 3) | 2)
+    return sum(psutil.Process(pid).cpu_times()[:2])
+
+
 class CpuMeter:
     """CPU seconds (user + system) that a process and its given companions spend while it is open."""
 
     def __init__(self, *pids: int) -> None:
-        self._processes = [psutil.Process(pid) for pid in pids]
+        self._pids = pids
         self.seconds = 0.0
 
     def _now(self) -> float:
-        return sum(sum(process.cpu_times()[:2]) for process in self._processes)
+        return sum(_cpu_s(pid) for pid in self._pids)
 
     def __enter__(self) -> "CpuMeter":
         self._start = self._now()

@@ -76,25 +76,34 @@ async def streams(session: aiohttp.ClientSession, url: str, count: int, parallel
     await asyncio.gather(*(worker() for _ in range(parallel)))
 
 
+ROUNDS = 5
+
+
 async def measure(name: str, base: str, pids: list[int], scale: int) -> Result:
-    """All figures of one path."""
-    url = f"{base}/v1/chat/completions"
-    requests, burst, paced = 2000 * scale, 150 * scale, 64 * scale
+    """All figures of one path: medians of the rounds, since other work on the machine makes single ones dearer."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
+        url = f"{base}/v1/chat/completions"
         await plain(session, url, 300, 16)
-        start = time.perf_counter()
-        with CpuMeter(*pids) as cpu:
-            times = await plain(session, url, requests, 16)
-        elapsed = time.perf_counter() - start
-        request_us = cpu.seconds / requests * 1e6
-        with CpuMeter(*pids) as cpu:
-            await streams(session, url, burst, 16, pause_ms=0)
-        chunk_us = (cpu.seconds / burst * 1e6 - request_us) / CHUNKS
-        with CpuMeter(*pids) as cpu:
-            await streams(session, url, paced, 32, pause_ms=10)
-        paced_us = (cpu.seconds / paced * 1e6 - request_us) / CHUNKS
-    return Result(name, requests / elapsed, median(times) * 1e6, request_us, chunk_us, paced_us)
+        rounds = [await one_round(session, url, pids, scale) for _ in range(ROUNDS)]
+    return Result(name, *(median(list(figures)) for figures in zip(*rounds, strict=True)))
+
+
+async def one_round(session: aiohttp.ClientSession, url: str, pids: list[int], scale: int) -> tuple[float, ...]:
+    """The fields of a Result after its name."""
+    requests, burst, paced = 1000 * scale, 75 * scale, 64
+    start = time.perf_counter()
+    with CpuMeter(*pids) as cpu:
+        times = await plain(session, url, requests, 16)
+    elapsed = time.perf_counter() - start
+    request_us = cpu.seconds / requests * 1e6
+    with CpuMeter(*pids) as cpu:
+        await streams(session, url, burst, 16, pause_ms=0)
+    chunk_us = (cpu.seconds / burst * 1e6 - request_us) / CHUNKS
+    with CpuMeter(*pids) as cpu:
+        await streams(session, url, paced, 32, pause_ms=10)
+    paced_us = (cpu.seconds / paced * 1e6 - request_us) / CHUNKS
+    return requests / elapsed, median(times) * 1e6, request_us, chunk_us, paced_us
 
 
 @contextmanager
