@@ -237,7 +237,23 @@ def test_a_machine_without_ipv6_listens_on_what_it_has(monkeypatch: pytest.Monke
         (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::", 0, 0, 0)),
         (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("0.0.0.0", 0)),
     ]
-    (one,) = sockets.bind(found, "", 0)
+    (one,) = sockets.bind(found, "", 0, "--host")
     one.close()
     with pytest.raises(SettingsError, match="can't listen"):
-        sockets.bind(found, "named", 0)
+        sockets.bind(found, "named", 0, "--host")
+
+
+async def test_a_port_in_use_is_told() -> None:
+    (one,) = await sockets.listening("127.0.0.1", 0, "--host")
+    port = one.getsockname()[1]
+    with pytest.raises(Conflict, match=rf"127.0.0.1:{port} is already in use; .*--host"):
+        await sockets.listening("127.0.0.1", port, "--host")
+    one.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "text"), [("203.0.113.7", "no address of this machine"), ("no such host", "can't listen on no such host")]
+)
+async def test_addresses_that_are_not_ours_are_told(host: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=text):
+        await sockets.listening(host, 0, "--host")

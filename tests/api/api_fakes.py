@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 from fake_cluster import FakeCluster
 
+from ollamamax.adapters.network.sockets import listening
 from ollamamax.api.app import App, create_app
 from ollamamax.api.ports import ApiConfig
 from ollamamax.api.readiness import NodeReadiness, Phase
@@ -249,7 +250,7 @@ async def serving(alone: bool = False, **config: Any) -> AsyncIterator[Node]:
     """A node that listens. alone: without a cluster. Everything in it is bounded by LIMIT_S."""
     node = Node(ApiConfig(**config), alone)
     async with asyncio.timeout(LIMIT_S):
-        node.listener = await serve(node.app, "127.0.0.1", 0)
+        node.listener = await serve(node.app, await listening("127.0.0.1", 0, "--host"))
         try:
             async with httpx.AsyncClient(base_url=node.url, trust_env=False, timeout=LIMIT_S) as node.client:
                 yield node

@@ -8,9 +8,9 @@ from contextlib import suppress
 import pytest
 from api_fakes import DIGEST, LIMIT_S, Node, ask, http, serving
 
+from ollamamax.adapters.network.sockets import listening
 from ollamamax.api.ports import ApiConfig
 from ollamamax.api.server import new_event_loop, serve
-from ollamamax.core.errors import Conflict, SettingsError
 from ollamamax.core.types import Chunk, OutcomeKind
 
 
@@ -199,23 +199,8 @@ async def test_close_does_not_wait_for_what_can_not_be_ended(monkeypatch: pytest
             await asyncio.sleep(0)
 
 
-async def test_a_port_in_use_is_told() -> None:
-    async with serving() as node:
-        port = node.listener.port
-        with pytest.raises(Conflict, match=rf"127.0.0.1:{port} is already in use; .*OLLAMA_HOST"):
-            await serve(node.app, "127.0.0.1", port)
-
-
-@pytest.mark.parametrize(
-    ("host", "text"), [("203.0.113.7", "no address of this machine"), ("no such host", "can't listen on no such host")]
-)
-async def test_addresses_that_are_not_ours_are_told(host: str, text: str) -> None:
-    with pytest.raises(SettingsError, match=text):
-        await serve(Node(ApiConfig()).app, host, 0)
-
-
 async def test_every_address_of_a_host_has_the_same_port() -> None:
-    listener = await serve(Node(ApiConfig()).app, "", 0)
+    listener = await serve(Node(ApiConfig()).app, await listening("", 0, "--host"))
     assert {port for _, port in listener.addresses} == {listener.port}
     await listener.close(0)
 

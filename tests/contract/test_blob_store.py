@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -309,73 +309,6 @@ async def test_a_full_disk_loses_nothing(small_store: BlobStore) -> None:
         f"sha256:{hashlib.sha256(large[:500_000]).hexdigest()}",
         True,
     )
-
-
-class Source:
-    """Bytes from an offset on; breaks off after so many bytes, if asked to."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.asked: list[int] = []
-
-    async def read(self, offset: int, breaks_after: int | None = None) -> AsyncGenerator[bytes, None]:
-        self.asked.append(offset)
-        end = len(self.data) if breaks_after is None else offset + breaks_after
-        for start in range(offset, end, 1000):
-            yield self.data[start : min(start + 1000, end)]
-        if breaks_after is not None:
-            raise ConnectionResetError("cut")
-
-
-async def test_a_blob_that_broke_off_goes_on_where_it_ended(store: BlobStore) -> None:
-    source = Source(DATA)
-    for _ in range(2):
-        with pytest.raises(ConnectionResetError):
-            await store.resume_blob(DIGEST, len(DATA), lambda offset: source.read(offset, 2500))
-        assert await store.blob_size(DIGEST) is None
-    assert await store.resume_blob(DIGEST, len(DATA), source.read)
-    assert source.asked == [0, 2500, 5000]
-    assert await store.read_blob(DIGEST) == DATA
-    assert not await store.resume_blob(DIGEST, len(DATA), source.read)
-    assert source.asked == [0, 2500, 5000]
-    assert (await contents(store))[1] == [DIGEST]
-
-
-async def test_wrong_bytes_are_not_gone_on_with(store: BlobStore) -> None:
-    wrong = Source(b"x" * len(DATA))
-    with pytest.raises(ConnectionResetError):
-        await store.resume_blob(DIGEST, len(DATA), lambda offset: wrong.read(offset, 2000))
-    right = Source(DATA)
-    with pytest.raises(DigestMismatch):
-        await store.resume_blob(DIGEST, len(DATA), right.read)
-    assert await store.resume_blob(DIGEST, len(DATA), right.read)
-    assert right.asked == [2000, 0]
-
-
-async def test_more_bytes_than_told_are_refused(store: BlobStore) -> None:
-    endless = Source(DATA * 3)
-    with pytest.raises(DigestMismatch):
-        await store.resume_blob(DIGEST, len(DATA), endless.read)
-    assert (await contents(store))[1] == []
-
-
-async def test_an_empty_blob_needs_no_source(store: BlobStore) -> None:
-    empty = Source(b"")
-    digest = f"sha256:{hashlib.sha256(b'').hexdigest()}"
-    assert await store.resume_blob(digest, 0, empty.read)
-    assert (await store.read_blob(digest), empty.asked) == (b"", [])
-
-
-async def test_a_blob_goes_on_once_a_full_disk_has_room(small_store: BlobStore) -> None:
-    data = os.urandom(SMALL_STORE_BYTES * 3 // 4)
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    ballast, _ = await small_store.put_bytes(b"b" * (SMALL_STORE_BYTES // 2))
-    source = Source(data)
-    with pytest.raises(DiskFull):
-        await small_store.resume_blob(digest, len(data), source.read)
-    await small_store.delete_blob(ballast)
-    assert await small_store.resume_blob(digest, len(data), source.read)
-    assert await small_store.blob_size(digest) == len(data)
 
 
 @pytest.mark.parametrize(("offset", "length"), [(0, -1), (5000, -1), (7, 100), (len(DATA), -1), (0, 0), (10, 1 << 40)])

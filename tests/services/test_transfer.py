@@ -1,7 +1,7 @@
 """Models that come from other nodes: whole, in parts, from the next holder when one fails."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import msgspec
@@ -202,3 +202,19 @@ async def test_another_version_is_not_given_for_the_one_that_was_asked_for() -> 
     question = msgspec.msgpack.encode(ManifestOf("big:latest", "0" * 64))
     with pytest.raises(ModelNotFound):
         await world.wire.nodes[record(1).node_id].unary["models.manifest"](Caller("x"), question)
+
+
+@pytest.mark.parametrize("change", [lambda data: data + b"x", lambda data: data[:-1], lambda data: b""])
+async def test_a_node_that_sends_too_much_or_too_little(change: Callable[[bytes], bytes]) -> None:
+    world = World()
+    theirs = await world.add_holder()
+
+    async def wrong(_: Caller, body: bytes) -> AsyncGenerator[list[bytes], None]:
+        asked = msgspec.msgpack.decode(body, type=BlobRange)
+        yield [change((await theirs.read_blob(asked.digest))[asked.offset :])]
+
+    methods = world.wire.nodes[record(1).node_id]
+    world.wire.nodes[record(1).node_id] = PeerMethods(unary=methods.unary, streams={"blobs.read": wrong})
+    with pytest.raises(ModelNotFound, match=r"(bytes|more) of sha256"):
+        await world.transfer.ensure("big:latest")
+    assert (await world.mine.manifests(), await world.mine.blobs()) == ([], [])

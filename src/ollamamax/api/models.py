@@ -5,13 +5,12 @@ from contextlib import aclosing
 from typing import Final
 
 from ollamamax.api.call import JSON, Call
-from ollamamax.api.streaming import Watch, watched
+from ollamamax.api.progress import progressed
 from ollamamax.api.wording import is_valid_name, missing_model, short_name
 from ollamamax.core.dialects import ollama_answers, ollama_models, openai_answers
-from ollamamax.core.dialects.framing import NDJSON_TYPE, encode, ndjson
+from ollamamax.core.dialects.framing import encode
 from ollamamax.core.errors import BadRequest, InvalidName, ModelNotFound, TemplateError
 from ollamamax.core.modelspec import digests, names
-from ollamamax.core.types import CreateRequest, Progress
 
 _COPILOT: Final = "GitHubCopilotChat/"
 
@@ -87,29 +86,9 @@ async def create(call: Call) -> None:
     call.services.gateway.authorize(call.context, "manage_models", request.model)
     names.parse(request.model)
     try:
-        await _create(call, request, streamed)
+        await progressed(call, call.services.library.create(request), streamed)
     except TemplateError as error:
         raise BadRequest(f"template error: {error}") from None
-
-
-async def _create(call: Call, request: CreateRequest, streamed: bool) -> None:
-    steps = call.services.library.create(request)
-
-    async def work(watch: Watch) -> None:
-        last = Progress("success")
-        async for last in steps:
-            if last.status == "success":
-                await call.services.fleet.local_changed()
-            if streamed:
-                if not call.status:
-                    await call.start(200, NDJSON_TYPE.encode())
-                await watch.write(ndjson(ollama_answers.progress(last)))
-        if streamed:
-            await call.write(b"", more=False)
-        else:
-            await call.reply(200, encode(ollama_answers.progress(last)))
-
-    await watched(call, steps, lambda text: ndjson({"error": text}), work)
 
 
 async def has_blob(call: Call) -> None:

@@ -1,10 +1,8 @@
-"""The listener: uvicorn under our own signal handling, with clear errors for an address that can't be had."""
+"""The listener: uvicorn under our own signal handling."""
 
 import asyncio
-import errno
 import socket
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Final
@@ -13,9 +11,8 @@ import uvicorn
 
 from ollamamax.api.app import App
 from ollamamax.api.http_protocol import HttpProtocol
-from ollamamax.core.errors import Conflict, SettingsError, ShuttingDown
+from ollamamax.core.errors import ShuttingDown
 
-_BACKLOG: Final = 2048
 _KEEP_ALIVE_S: Final = 75
 _LAST_WORDS_S: Final = 3.0
 _START_S: Final = 10.0
@@ -57,12 +54,8 @@ class Listener:
         return bool(done)
 
 
-async def serve(app: App, host: str, port: int) -> Listener:
-    """Listen on all addresses of `host` ("" = every interface; port 0 = any free one) and serve `app`.
-
-    Raises: Conflict if the port is in use, SettingsError if the address is not this machine's or not allowed.
-    """
-    sockets = await _bind(host, port)
+async def serve(app: App, sockets: Sequence[socket.socket]) -> Listener:
+    """Serve `app` on sockets that listen already. They are the listener's from now on."""
     config = uvicorn.Config(
         app,
         http=HttpProtocol,
@@ -73,11 +66,10 @@ async def serve(app: App, host: str, port: int) -> Listener:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
     )
     server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=sockets), name="listener")
+    task = asyncio.create_task(server.serve(sockets=list(sockets)), name="listener")
     async with asyncio.timeout(_START_S):
         await server.listening.wait()
     return Listener(app, server, task, sockets)
@@ -97,50 +89,3 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-async def _bind(host: str, port: int) -> list[socket.socket]:
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise SettingsError(f"can't listen on {host}: {error.strerror}; give an address of this machine") from None
-    sockets: list[socket.socket] = []
-    try:
-        for family, kind, protocol, _, address in sorted(set(found), key=lambda item: item[0]):
-            bound_port = sockets[0].getsockname()[1] if sockets else port
-            sockets.append(_bind_one(family, kind, protocol, (address[0], bound_port, *address[2:])))
-    except OSError as error:
-        for one in sockets:
-            one.close()
-        raise _explained(error, host, port) from None
-    return sockets
-
-
-def _bind_one(family: int, kind: int, protocol: int, address: tuple[object, ...]) -> socket.socket:
-    one = socket.socket(family, kind, protocol)
-    try:
-        if sys.platform != "win32":  # there it would let two programs share the port
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        one.bind(address)
-        one.listen(_BACKLOG)
-        one.setblocking(False)
-    except OSError:
-        one.close()
-        raise
-    return one
-
-
-def _explained(error: OSError, host: str, port: int) -> Conflict | SettingsError:
-    where = f"{host or '*'}:{port}"
-    causes: dict[int | None, Callable[[], Conflict | SettingsError]] = {
-        errno.EADDRINUSE: lambda: Conflict(
-            f"{where} is already in use; stop the program that listens there, or choose another address "
-            "with OLLAMA_HOST or --host"
-        ),
-        errno.EADDRNOTAVAIL: lambda: SettingsError(f"{where} is no address of this machine; choose another host"),
-        errno.EACCES: lambda: SettingsError(f"no permission to listen on {where}; choose a port above 1023"),
-    }
-    return causes.get(error.errno, lambda: SettingsError(f"can't listen on {where}: {error.strerror}"))()

@@ -14,6 +14,7 @@ from ollamamax import __version__
 from ollamamax.adapters.engines.connector import Connector
 from ollamamax.adapters.engines.llamacpp import LlamaCppLauncher
 from ollamamax.adapters.identity.anonymous import AnonymousVerifier
+from ollamamax.adapters.network.sockets import listening
 from ollamamax.adapters.registry.client import RegistryClient
 from ollamamax.adapters.state.engine_book import FileEngineBook
 from ollamamax.adapters.storage.builtin_model import BuiltinModel
@@ -99,7 +100,7 @@ async def node(settings: Settings, start_anew: Callable[[], None]) -> AsyncGener
 @asynccontextmanager
 async def _listening(settings: Settings, app: App, node: NodeReadiness) -> AsyncGenerator[Listener, None]:
     """In front of the node: says that it is ready; on leaving lets answers end before anything behind it does."""
-    listener = await serve(app, settings.listen.host, settings.listen.port)
+    listener = await serve(app, await listening(settings.listen.host, settings.listen.port, "OLLAMA_HOST or --host"))
     node.phase = Phase.SERVING
     _calm_garbage_collector()
     try:

@@ -1,6 +1,6 @@
 """What one node needs of its machine, its engines and its store."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -213,16 +213,6 @@ class BlobStore(Protocol):
         """Stream into a temporary file, verify, rename. False if it was there already (body unread).
 
         Raises: DigestMismatch, DiskFull, StoreError. Nothing remains of a failed write.
-        """
-        ...
-
-    async def resume_blob(
-        self, digest: str, size_bytes: int, read: Callable[[int], AsyncGenerator[bytes, None]]
-    ) -> bool:
-        """As write_blob, but what arrived before a failure stays, and the next call goes on after it.
-
-        read: the bytes from an offset on.  False if it was here already. One caller per digest at a time.
-        Raises: DigestMismatch (what had arrived is removed), DiskFull, StoreError, and what read() raises.
         """
         ...
 

@@ -174,7 +174,7 @@ class Downloads:
             start, end = part.offset + part.done_bytes, part.offset + part.size_bytes
             try:
                 async with aclosing(self._registry.read_blob(remote, layer.digest, start, end)) as pieces:
-                    await _fill(blob, index, pieces)
+                    await fill(blob, index, pieces)
             except RegistryError as error:
                 _LOG.info("a part of a download failed", digest=layer.digest, start=start, reason=str(error))
                 await patience.bear(error, blob.parts[index].done_bytes > part.done_bytes)
@@ -194,7 +194,7 @@ class Downloads:
                 await patience.bear(error)
 
 
-async def _fill(blob: PartedBlob, index: int, pieces: AsyncGenerator[bytes, None]) -> None:
+async def fill(blob: PartedBlob, index: int, pieces: AsyncGenerator[bytes, None]) -> None:
     """Whatever ends the pieces, those that came are written."""
     buffer = bytearray()
     try:

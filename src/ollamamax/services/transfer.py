@@ -16,9 +16,10 @@ from msgspec import Struct
 
 from ollamamax.core.errors import BlobNotFound, DigestMismatch, ModelNotFound, PeerError, PeerProtocol, PeerTimeout
 from ollamamax.core.modelspec import manifest, names
-from ollamamax.core.modelspec.manifest import Manifest
+from ollamamax.core.modelspec.manifest import Layer, Manifest
 from ollamamax.core.types import ModelEntry, ModelName, NodeRecord
-from ollamamax.ports import BlobStore, Caller, Clock, PeerLink, PeerMethods, StoredManifest
+from ollamamax.ports import BlobPart, BlobStore, Caller, Clock, PeerLink, PeerMethods, StoredManifest
+from ollamamax.services.downloads import fill
 
 _T = TypeVar("_T")
 _LOG: Final = structlog.get_logger(__name__)
@@ -152,16 +153,34 @@ class Transfer:
 
     async def _bring_blobs(self, node: NodeRecord, model: Manifest) -> None:
         for layer in (model.config, *model.layers):
+            if await self._store.blob_size(layer.digest) is None:
+                await self._bring_blob(node, layer)
 
-            async def read(offset: int, digest: str = layer.digest) -> AsyncGenerator[bytes, None]:
-                question = msgspec.msgpack.encode(BlobRange(digest, offset))
-                frames = self._link.stream(node, "blobs.read", question, idle_ms=_IDLE_MS)
-                async with aclosing(frames):
-                    while (batch := await _next(frames, node)) is not None:
-                        for piece in batch:
-                            yield piece
+    async def _bring_blob(self, node: NodeRecord, layer: Layer) -> None:
+        """As one part, or in those that a former attempt began with."""
+        blob = await self._store.open_parts(layer.digest, layer.size, (layer.size,))
+        try:
+            for index, part in enumerate(blob.parts):
+                if part.done_bytes < part.size_bytes:
+                    async with aclosing(self._pieces(node, layer.digest, part)) as pieces:
+                        await fill(blob, index, pieces)
+            await blob.commit()
+        finally:
+            await blob.close()
 
-            await self._store.resume_blob(layer.digest, layer.size, read)
+    async def _pieces(self, node: NodeRecord, digest: str, part: BlobPart) -> AsyncGenerator[bytes, None]:
+        """What is missing of a part, exactly. Raises: PeerError."""
+        left_bytes = part.size_bytes - part.done_bytes
+        question = msgspec.msgpack.encode(BlobRange(digest, part.offset + part.done_bytes, left_bytes))
+        async with aclosing(self._link.stream(node, "blobs.read", question, idle_ms=_IDLE_MS)) as frames:
+            while (batch := await _next(frames, node)) is not None:
+                for piece in batch:
+                    left_bytes -= len(piece)
+                    if left_bytes < 0:
+                        raise PeerProtocol(f"node '{node.name}' sent more of {digest} than was asked for")
+                    yield piece
+        if left_bytes:
+            raise PeerProtocol(f"node '{node.name}' sent {left_bytes} bytes of {digest} less than it has")
 
 
 async def _next(frames: AsyncGenerator[list[bytes], None], node: NodeRecord) -> list[bytes] | None:

@@ -1,8 +1,7 @@
 """A model store in memory."""
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from itertools import accumulate
 
 from ollamamax.core.errors import BlobNotFound, DigestMismatch, DiskFull, StoreError
@@ -21,7 +20,6 @@ class MemoryStore:
         self.capacity_bytes = capacity_bytes
         self._manifests: dict[str, StoredManifest] = {}
         self._blobs: dict[str, tuple[bytes, int]] = {}
-        self._partial: dict[str, bytearray] = {}
         self._parted: dict[str, MemoryParts] = {}
         self._now_ns = 1_700_000_000_000_000_000
 
@@ -85,25 +83,6 @@ class MemoryStore:
             data += piece
             self._reserve(digest, len(data))
         got = f"sha256:{_hex(bytes(data))}"
-        if got != wanted:
-            raise DigestMismatch(f'digest mismatch, expected "{wanted}", got "{got}"')
-        return self._add(wanted, bytes(data))
-
-    async def resume_blob(
-        self, digest: str, size_bytes: int, read: Callable[[int], AsyncGenerator[bytes, None]]
-    ) -> bool:
-        """What arrived before a failure stays. Raises: DigestMismatch, DiskFull, and what read() raises."""
-        wanted = digests.normalise(digest)
-        if self._touch(wanted):
-            return False
-        data = self._partial.setdefault(wanted, bytearray())
-        if len(data) < size_bytes:
-            async with aclosing(read(len(data))) as pieces:
-                async for piece in pieces:
-                    self._reserve(digest, len(data) + len(piece))
-                    data += piece
-        got = f"sha256:{_hex(bytes(data))}"
-        del self._partial[wanted]
         if got != wanted:
             raise DigestMismatch(f'digest mismatch, expected "{wanted}", got "{got}"')
         return self._add(wanted, bytes(data))

@@ -20,8 +20,8 @@ from ollamamax.adapters.network import tls
 from ollamamax.adapters.network.peer_answers import HTTP_OPTIONS, AnswerLimits, PeerAnswers
 from ollamamax.adapters.network.peer_frames import error_body
 from ollamamax.adapters.network.peer_guard import Entry, GuardLimits, PeerGuard
-from ollamamax.adapters.network.sockets import bind, watch_over
-from ollamamax.core.errors import CertificateRefused, SettingsError
+from ollamamax.adapters.network.sockets import listening, watch_over
+from ollamamax.core.errors import CertificateRefused
 from ollamamax.ports import Caller, NodeKeys, PeerMethods
 
 _LOG: Final = structlog.get_logger(__name__)
@@ -87,12 +87,7 @@ class PeerServer:
 
         Raises: Conflict if the port is in use, SettingsError if the address is not this machine's or not allowed.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        except socket.gaierror as error:
-            raise SettingsError(f"can't listen on {host}: {error.strerror}; give an address of this machine") from None
-        self._listening = bind(found, host, port)
+        self._listening = await listening(host, port, "--peer-listen")
         for one in self._listening:
             self._own(self._accept(one), self._accepting)
         self._own(self._go_rounds(), self._tasks)

@@ -1,5 +1,6 @@
-"""Sockets between nodes: where to listen, and how to notice that the other side is gone without a word."""
+"""Sockets: where to listen, and how to notice that the other side is gone without a word."""
 
+import asyncio
 import errno
 import socket
 import sys
@@ -7,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from ollamamax.core.errors import Conflict, SettingsError
 
-_BACKLOG: Final = 1024
+_BACKLOG: Final = 2048
 # A peer that vanished (cable pulled, host off) is noticed while nothing is under way: 5 s + 3 times 2 s.
 _KEEP_ALIVE: Final = (("TCP_KEEPIDLE", 5), ("TCP_KEEPALIVE", 5), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3))
 _UNACKNOWLEDGED_MS: Final = 30_000
@@ -34,11 +35,22 @@ def watch_over(one: Tunable) -> None:
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
 
 
-def bind(found: list[tuple[Any, Any, Any, Any, Any]], host: str, port: int) -> list[socket.socket]:
-    """Listening sockets on all addresses that a look-up found; with port 0 on one port that is free for all.
+async def listening(host: str, port: int, setting: str) -> list[socket.socket]:
+    """Listening sockets on all addresses of `host` ("" = every interface; port 0 = one port that is free for all).
 
+    setting: what to name as the way to choose another address.
     Raises: Conflict if the port is in use, SettingsError if the address is not this machine's or not allowed.
     """
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise SettingsError(f"can't listen on {host}: {error.strerror}; give an address of this machine") from None
+    return bind(found, host, port, setting)
+
+
+def bind(found: list[tuple[Any, Any, Any, Any, Any]], host: str, port: int, setting: str) -> list[socket.socket]:
+    """The same, of what a look-up found. Raises: Conflict, SettingsError."""
     sockets: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in sorted(set(found), key=lambda item: item[0]):
@@ -51,7 +63,7 @@ def bind(found: list[tuple[Any, Any, Any, Any, Any]], host: str, port: int) -> l
     except OSError as error:
         for one in sockets:
             one.close()
-        raise _explained(error, f"{host or '*'}:{port}") from None
+        raise _explained(error, f"{host or '*'}:{port}", setting) from None
     return sockets
 
 
@@ -71,14 +83,13 @@ def _bind_one(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -
     return one
 
 
-def _explained(error: OSError, where: str) -> Conflict | SettingsError:
+def _explained(error: OSError, where: str, setting: str) -> Conflict | SettingsError:
     if error.errno == errno.EADDRINUSE:
         return Conflict(
-            f"{where} is already in use; stop the program that listens there, or choose another address with "
-            "--peer-listen"
+            f"{where} is already in use; stop the program that listens there, or choose another address with {setting}"
         )
     if error.errno == errno.EADDRNOTAVAIL:
-        return SettingsError(f"{where} is no address of this machine; choose another host for --peer-listen")
+        return SettingsError(f"{where} is no address of this machine; choose another host with {setting}")
     if error.errno == errno.EACCES:
         return SettingsError(f"no permission to listen on {where}; choose a port above 1023")
     return SettingsError(f"can't listen on {where}: {error.strerror}")

@@ -9,8 +9,7 @@ Every file is written beside its place, synced and renamed: a crash leaves the o
 runs in threads.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +18,6 @@ from ollamamax.adapters.storage.blob_files import BlobFiles, IncomingBlob
 from ollamamax.adapters.storage.files import in_thread
 from ollamamax.adapters.storage.manifest_files import ManifestFiles
 from ollamamax.adapters.storage.parted_blob import PartedBlobFiles, check_room
-from ollamamax.adapters.storage.partial_blob import PartialBlob
 from ollamamax.core.types import GgufFacts, ModelName
 from ollamamax.ports import StoredManifest
 
@@ -93,34 +91,6 @@ class OllamaStore:
             return await in_thread(incoming.commit)
         finally:
             await in_thread(incoming.close)
-
-    async def resume_blob(
-        self, digest: str, size_bytes: int, read: Callable[[int], AsyncGenerator[bytes, None]]
-    ) -> bool:
-        """Go on where an earlier call ended. Raises: DigestMismatch, DiskFull, StoreError, and what read() raises."""
-        if await in_thread(self._blobs.touch, digest):
-            return False
-        partial = PartialBlob(self._blobs, digest, size_bytes)
-        try:
-            await in_thread(partial.open)
-            if partial.offset < size_bytes:
-                async with aclosing(read(partial.offset)) as pieces:
-                    await self._fill(partial, pieces)
-            return await in_thread(partial.commit)
-        finally:
-            await in_thread(partial.close)
-
-    async def _fill(self, partial: PartialBlob, pieces: AsyncGenerator[bytes, None]) -> None:
-        """Whatever ends the pieces, those that came are written."""
-        buffer = bytearray()
-        try:
-            async for piece in pieces:
-                buffer += piece
-                if len(buffer) >= _BUFFER_BYTES:
-                    full, buffer = buffer, bytearray()
-                    await in_thread(partial.write, full)
-        finally:
-            await in_thread(partial.write, buffer)
 
     async def open_parts(self, digest: str, size_bytes: int, part_sizes: Sequence[int]) -> PartedBlobFiles:
         """A blob to be written in parts; close it. Raises: DiskFull, StoreError."""
