@@ -36,6 +36,7 @@ from ollamamax.core.types.cluster_views import (
 from ollamamax.core.types.fleet import AttachedEngine, EngineFacts, EngineKind, EngineModel, FleetSnapshot
 from ollamamax.core.types.models import GgufFacts, LaunchSpec, LoadedModel, ModelDetails, ModelRecord, ResolvedModel
 from ollamamax.core.types.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, ModelName
+from ollamamax.core.types.placement import Assignment, ClusterSettings, Drain, Placement, StateHome
 from ollamamax.core.types.requests import (
     FOREVER_MS,
     ChatRequest,
@@ -70,15 +71,18 @@ __all__ = [
     "FOREVER_MS",
     "PROTOCOL_MAX",
     "PROTOCOL_MIN",
+    "Assignment",
     "AttachedEngine",
     "ChatRequest",
     "Chunk",
     "ClusterEvent",
     "ClusterMeta",
+    "ClusterSettings",
     "ClusterStatus",
     "Compare",
     "CreateRequest",
     "Delete",
+    "Drain",
     "EmbedRequest",
     "EmbedResult",
     "EngineFacts",
@@ -106,6 +110,7 @@ __all__ = [
     "Options",
     "Outcome",
     "OutcomeKind",
+    "Placement",
     "Principal",
     "Progress",
     "Put",
@@ -116,6 +121,7 @@ __all__ = [
     "StateEntry",
     "StateEvent",
     "StateFollow",
+    "StateHome",
     "StateQuery",
     "StateRange",
     "StateTxn",
