@@ -25,9 +25,10 @@ sys.path += [
     str(Path(__file__).resolve().parent.parent / "tests"),
     str(Path(__file__).resolve().parent.parent / "tests/e2e"),
 ]
-from nodes import Node, free_port
+from nodes import Node
 
 from docker_registry import docker_registry
+from free_ports import free_port
 
 LIMIT_S = 900
 GOAL = 0.8

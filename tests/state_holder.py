@@ -18,7 +18,7 @@ from ollamamax.services.state_host import StateHost
 
 async def hold(path: Path, keys: NodeKeys, port: int) -> None:
     store = await SqliteState.open(path, SystemClock(), heartbeat_ms=200.0, snapshot_every_ms=500.0)
-    host = StateHost(store)
+    host = StateHost(lambda: store)
     server = PeerServer([host.methods()], keys, lambda node_id, key_hash: False)
     print(await server.start("127.0.0.1", port), flush=True)
     await asyncio.to_thread(sys.stdin.read)

@@ -104,5 +104,5 @@ def test_a_directory_that_is_a_file(tmp_path: Path) -> None:
 def test_a_directory_that_cant_be_written(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "sealed") as path:
         make_read_only(path)
-        with pytest.raises(StoreReadOnly, match=r"can't write .*sealed"):
+        with pytest.raises(StoreReadOnly, match=r"can't access .*sealed"):
             DirectoryLock(path, "the model store").acquire()

@@ -49,10 +49,10 @@ async def test_a_newer_form_is_told_as_such(tmp_path: Path) -> None:
 
 
 async def test_what_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="can't read"):
+    with pytest.raises(StoreError, match="can't access"):
         await StateSnapshotFile(tmp_path).load()
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StoreError, match="can't write"):
+    with pytest.raises(StoreError, match="can't access"):
         await StateSnapshotFile(tmp_path / "file" / "state.snapshot").save(STATE)
 
 

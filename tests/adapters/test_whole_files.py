@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from ollamamax.adapters.storage import blob_files, files
+from ollamamax.adapters import disk
+from ollamamax.adapters.storage import blob_files
+from ollamamax.adapters.storage.blob_files import BlobFiles, IncomingBlob
 from ollamamax.adapters.storage.ollama_store import OllamaStore
 from ollamamax.core.errors import DigestMismatch, StoreError
 from ollamamax.core.modelspec import names
@@ -51,7 +53,7 @@ async def test_no_file_remains_of_a_write_that_is_cancelled_while_it_opens(
 ) -> None:
     loop, opened, go = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
 
-    class Slow(files.IncomingFile):
+    class Slow(disk.IncomingFile):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             loop.call_soon_threadsafe(opened.set)
@@ -77,13 +79,26 @@ async def test_a_rename_that_fails_leaves_what_was_there(tmp_path: Path, monkeyp
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "replace", refuse)
+        patch.setattr(disk.os, "replace", refuse)
         with pytest.raises(StoreError, match="Input/output error"):
             await store.put_manifest(TINY, b"new")
         with pytest.raises(StoreError, match="Input/output error"):
             await store.write_blob(body_of(HELLO), DIGEST)
     assert await store.manifests() == [before]
     assert files_in(tmp_path) == {"manifests/registry.ollama.ai/library/tiny/latest"}
+
+
+def test_the_later_of_two_writers_changes_nothing(tmp_path: Path) -> None:
+    blobs = BlobFiles(tmp_path)
+    digest = "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+    writers = [IncomingBlob(blobs, digest) for _ in range(2)]
+    for writer in writers:
+        writer.open()
+        writer.write(bytearray(b"x"))
+    assert [writer.commit() for writer in writers] == [True, False]
+    for writer in writers:
+        writer.close()
+    assert [path.name for path in tmp_path.iterdir()] == [digest.replace(":", "-")]
 
 
 async def test_reading_makes_nothing(tmp_path: Path) -> None:

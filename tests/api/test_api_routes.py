@@ -14,7 +14,8 @@ from ollamamax.core.types import CreateRequest, EngineKind, Options, Progress
 
 async def test_the_banner_and_the_version() -> None:
     async with serving() as node:
-        for path, body in (("/", "Ollama is running"), ("/api/version", '{"version":"0.9.1"}')):
+        told = '{"version":"0.33.0","ollamamax":"0.9.1"}'
+        for path, body in (("/", "Ollama is running"), ("/api/version", told)):
             reply = await node.client.get(path)
             assert (reply.status_code, reply.text) == (200, body)
             head = await node.client.head(path)

@@ -110,7 +110,13 @@ def test_stop(cli: Cli) -> None:
 
 def test_version(cli: Cli) -> None:
     assert cli("version").out.splitlines()[0] == f"ollamamax version is {__version__}"
-    assert json.loads(cli("version", "--json").out) == {"version": __version__, "node": "0.12.0"}
+    assert json.loads(cli("version", "--json").out) == {"version": __version__, "node": "", "ollama": "0.12.0"}
+    assert cli("version").out.splitlines()[1] == "what answers is Ollama 0.12.0"
+    cli.node.answers["GET /api/version"] = Reply(body={"version": "0.33.0", "ollamamax": "9.9.9"})
+    assert cli("version").out.splitlines()[1:] == [
+        "Warning: the node runs version 9.9.9",
+        "the node speaks Ollama's API of version 0.33.0",
+    ]
     assert cli("--version").out == cli("-v").out == f"ollamamax version is {__version__}\n"
 
 

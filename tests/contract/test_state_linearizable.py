@@ -228,7 +228,9 @@ async def test_nothing_acknowledged_is_lost_and_all_is_linearizable(tmp_path: Pa
         linked(cluster.keys(B)) as one,
         linked(cluster.keys(C)) as other,
     ):
-        stores = [RemoteState(link, lambda: holder.record, timeout_ms=400.0, silence_ms=800.0) for link in (one, other)]
+        stores = [
+            RemoteState(link, lambda: [holder.record], timeout_ms=400.0, silence_ms=800.0) for link in (one, other)
+        ]
         workers = [Worker(number, stores[number % 2], history, seed) for number in range(WORKERS)]
         follower = asyncio.create_task(follow(stores[0], seen, told))
         for number, fault in enumerate(FAULTS):

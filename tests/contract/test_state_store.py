@@ -56,8 +56,8 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock
     made: StateStore = held
     if request.param == "remote":
         peers = MemoryPeers()
-        peers.listen(A, [StateHost(held).methods()])
-        made = RemoteState(peers.link(B), lambda: record(A))
+        peers.listen(A, [StateHost(lambda: held).methods()])
+        made = RemoteState(peers.link(B), lambda: [record(A)])
     async with asyncio.timeout(20):
         yield made
         await made.close()

@@ -2,15 +2,15 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
-from nodes import Node, eventually, free_port
+from nodes import LIMIT_S, Node, eventually
+
+from free_ports import free_port
 
 
 def cli(node: Node, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -18,7 +18,7 @@ def cli(node: Node, *words: str, check: bool = True) -> subprocess.CompletedProc
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("OLLAMA_", "OLLAMAMAX_"))}
     environment |= {"OLLAMA_HOST": node.url, "OLLAMAMAX_HOME": str(node.folder / "home")}
     done = subprocess.run(
-        [sys.executable, "-m", "ollamamax", *words], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "ollamamax", *words], env=environment, capture_output=True, text=True, timeout=LIMIT_S
     )
     assert not check or done.returncode == 0, f"{words}: {done.stdout}{done.stderr}\n{node.log[-2000:]}"
     return done
@@ -30,7 +30,7 @@ def cli_json(node: Node, *words: str) -> Any:
 
 def states(node: Node) -> dict[str, str]:
     """Each node's state by name, as this node sees it."""
-    answer = httpx.get(f"{node.url}/admin/v1/nodes", timeout=10)
+    answer = node.get("/admin/v1/nodes")
     answer.raise_for_status()
     return {one["name"]: one["state"] for one in answer.json()["nodes"]}
 
@@ -41,16 +41,43 @@ def all_ready(nodes: list[Node]) -> bool:
     return all(len(one) >= len(nodes) and set(one) == {"ready"} for one in seen)
 
 
-def see_each_other(nodes: list[Node], limit_s: float = 15.0) -> None:
-    eventually(f"{len(nodes)} nodes see each other", lambda: all_ready(nodes), limit_s)
+def see_each_other(nodes: list[Node]) -> None:
+    eventually(f"{len(nodes)} nodes see each other", lambda: all_ready(nodes))
+
+
+def is_out(node: Node, name: str) -> bool:
+    """Whether a node gives another one nothing to do, because it may not be there."""
+    return states(node)[name] in ("suspect", "gone")
+
+
+def is_out_of(nodes: list[Node], name: str) -> bool:
+    """The same for all of these."""
+    return all(is_out(node, name) for node in nodes)
+
+
+def cordon(node: Node, *names: str) -> None:
+    """By way of a node; returns when that one knows."""
+    for name in names:
+        cli(node, "node", "cordon", name)
+    eventually(f"{names} are cordoned", lambda: {states(node)[name] for name in names} == {"cordoned"})
 
 
 def answer(node: Node, model: str = "tiny", prompt: str = "Hello!", **options: Any) -> dict[str, Any]:
     """A whole answer. Fails with what the node said."""
     body = {"model": model, "prompt": prompt, "stream": False, "options": {"temperature": 0, **options}}
-    got = httpx.post(f"{node.url}/api/generate", json=body, timeout=60)
+    got = node.ask("POST", "/api/generate", body)
     assert got.status_code == 200, f"{got.status_code} {got.text}\n{node.log[-3000:]}"
     found: dict[str, Any] = got.json()
+    return found
+
+
+def attempts(node: Node) -> dict[str, float]:
+    """By engine: tokens that it gave to requests that a node took, and attempts of it that failed, as one sum."""
+    found: dict[str, float] = {}
+    for line in node.get("/metrics").text.splitlines():
+        if line.startswith(("ollamamax_output_tokens_total{", "ollamamax_attempts_failed_total{")):
+            engine = line.split('engine="')[1].split('"')[0]
+            found[engine] = found.get(engine, 0.0) + float(line.rsplit(" ", 1)[1])
     return found
 
 
@@ -82,8 +109,7 @@ class Cluster:
     def stop(self) -> None:
         for node in reversed(self.nodes):
             if node.process is not None and node.process.poll() is None:
-                node.process.kill()
-                node.process.wait()
+                node.kill()
 
 
 def on_loopback(folder: Path, **environment: str) -> Cluster:
@@ -97,7 +123,7 @@ def on_loopback(folder: Path, **environment: str) -> Cluster:
             free_port(),
             {
                 "OLLAMAMAX_PEER__HOST": "127.0.0.1",
-                "OLLAMAMAX_PEER__PORT": str(free_pair()),
+                "OLLAMAMAX_PEER__PORT": str(free_port(2)),
                 "OLLAMAMAX_PEER__MULTICAST": "false",
                 "OLLAMAMAX_PEER__NODE_NAME": name,
                 **environment,
@@ -105,15 +131,3 @@ def on_loopback(folder: Path, **environment: str) -> Cluster:
         )
 
     return Cluster(make)
-
-
-def free_pair() -> int:
-    """A port that is free, and the next one too."""
-    while True:
-        port = free_port()
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from nodes import Node, add_model, free_port
+from nodes import Node, add_model
 
+from free_ports import free_port
 from models import write_llama
 
 

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from nodes import Node
+from nodes import LIMIT_S, Node
 
 _COUNTER = itertools.count()
 
 
 def ip(*words: str) -> None:
     """Run iproute2. Fails with what it said."""
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=20)
+    done = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
 
 
@@ -73,8 +73,8 @@ class Lan:
 
     def close(self) -> None:
         for name in [*self.hosts, self.switch]:
-            subprocess.run(["ip", "netns", "del", name], capture_output=True, timeout=20)
-        subprocess.run(["ip", "link", "del", f"{self.tag}r"], capture_output=True, timeout=20)
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, timeout=LIMIT_S)
+        subprocess.run(["ip", "link", "del", f"{self.tag}r"], capture_output=True, timeout=LIMIT_S)
 
 
 class Host:

@@ -3,32 +3,37 @@
 import hashlib
 import os
 import signal
-import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 
-READY_S = 60
+LIMIT_S = 120.0
+"""For anything that is sure to come: how long it takes is for bench/failover.py to tell, a slow machine fails nothing."""
+_LOOK_S = 2.0
+_PAUSE_S = 0.02
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Nothing is trusted, and nothing loaded: httpx would read all authorities of the machine for each request."""
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def eventually(what: str, condition: Callable[[], bool], limit_s: float = 15.0) -> None:
+def eventually(what: str, condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
     """Returns once `condition` holds; fails with `what` after `limit_s`."""
     deadline = time.monotonic() + limit_s
     while not condition():
-        assert time.monotonic() < deadline, f"not within {limit_s} s: {what}"
-        time.sleep(0.02)
+        assert time.monotonic() < deadline, f"not within {limit_s:g} s: {what}"
+        time.sleep(_PAUSE_S)
+
+
+def request(method: str, url: str, *, timeout_s: float = LIMIT_S, **more: Any) -> httpx.Response:
+    """As httpx.request, with patience. Raises: httpx.TransportError."""
+    return httpx.request(method, url, timeout=timeout_s, verify=_NO_TLS, **more)
 
 
 @dataclass
@@ -71,30 +76,50 @@ class Node:
                 self.command(), env=self.env(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         if wait:
-            eventually("the node is ready", self.ready, READY_S)
+            eventually("the node is ready", self.ready)
         return self
 
     def ready(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"the node ended: {self.log[-3000:]}"
         try:
-            return httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200
+            return self.ask("GET", "/readyz", timeout_s=_LOOK_S).status_code == 200
         except httpx.TransportError:
             return False
+
+    def ask(self, method: str, path: str, body: object = None, **more: Any) -> httpx.Response:
+        """One request to its public listener. body: sent as JSON."""
+        return request(method, self.url + path, json=body, **more)
+
+    def get(self, path: str) -> httpx.Response:
+        return self.ask("GET", path)
 
     def children(self) -> list[psutil.Process]:
         assert self.process is not None
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def ended(self) -> int:
+        """The exit code of a node that ends by itself."""
+        assert self.process is not None
+        return self.process.wait(LIMIT_S)
+
     def stop(self) -> int:
         assert self.process is not None
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            self.signal(signal.SIGTERM)
         try:
-            return self.process.wait(timeout=30)
+            return self.ended()
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self.kill()
             raise
 
 
@@ -102,10 +127,8 @@ def add_model(url: str, name: str, path: Path) -> None:
     """Upload a GGUF as a blob and create a model from it, as `ollama create` does."""
     data = path.read_bytes()
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
-    uploaded = httpx.post(f"{url}/api/blobs/{digest}", content=data, timeout=60)
+    uploaded = request("POST", f"{url}/api/blobs/{digest}", content=data)
     assert uploaded.status_code in (200, 201), uploaded.text
-    created = httpx.post(
-        f"{url}/api/create", json={"model": name, "files": {path.name: digest}, "stream": False}, timeout=60
-    )
+    created = request("POST", f"{url}/api/create", json={"model": name, "files": {path.name: digest}, "stream": False})
     assert created.status_code == 200, created.text
     assert created.json() == {"status": "success"}

@@ -19,6 +19,7 @@ from peer_world import A, B, C, record
 
 CALLER = Caller(B)
 HOLDER = record(A)
+FOLLOW = msgspec.msgpack.encode(StateFollow("", 0))
 
 
 def put(key: str, value: bytes = b"") -> StateTxn:
@@ -33,13 +34,13 @@ def store() -> MemoryState:
 @pytest.fixture
 def peers(store: MemoryState) -> MemoryPeers:
     made = MemoryPeers()
-    made.listen(A, [StateHost(store).methods()])
+    made.listen(A, [StateHost(lambda: store).methods()])
     return made
 
 
 @pytest.fixture
 def remote(peers: MemoryPeers) -> RemoteState:
-    return RemoteState(peers.link(B), lambda: HOLDER, timeout_ms=50.0, silence_ms=50.0)
+    return RemoteState(peers.link(B), lambda: [HOLDER], timeout_ms=50.0, silence_ms=50.0)
 
 
 # --- the host -------------------------------------------------------------------------------------------------
@@ -47,7 +48,7 @@ def remote(peers: MemoryPeers) -> RemoteState:
 
 @pytest.mark.parametrize("body", [b"", b"noise", b"\x80", msgspec.msgpack.encode(7), b"\xdd\xff\xff\xff\xff"])
 async def test_noise_is_refused_by_every_method(store: MemoryState, body: bytes) -> None:
-    methods = StateHost(store).methods()
+    methods = StateHost(lambda: store).methods()
     assert methods.open == {}
     for handler in methods.unary.values():
         with pytest.raises(BadRequest, match="can't be read"):
@@ -59,11 +60,11 @@ async def test_noise_is_refused_by_every_method(store: MemoryState, body: bytes)
 
 async def test_too_much_is_refused_before_it_is_read(store: MemoryState) -> None:
     with pytest.raises(BadRequest, match="more than 4194304 bytes"):
-        await StateHost(store).methods().unary["state.txn"](CALLER, b"\x00" * ((4 << 20) + 1))
+        await StateHost(lambda: store).methods().unary["state.txn"](CALLER, b"\x00" * ((4 << 20) + 1))
 
 
 async def test_watches_of_one_node_are_limited_and_end_when_nobody_reads(store: MemoryState) -> None:
-    watch = StateHost(store).methods().streams["state.watch"]
+    watch = StateHost(lambda: store).methods().streams["state.watch"]
     body = msgspec.msgpack.encode(StateFollow("", 0))
     open_ones = [watch(CALLER, body) for _ in range(8)]
     for stream in open_ones:
@@ -79,7 +80,7 @@ async def test_watches_of_one_node_are_limited_and_end_when_nobody_reads(store: 
 
 
 async def test_a_slow_reader_costs_nothing_and_is_told_when_it_is_too_late(store: MemoryState) -> None:
-    stream = StateHost(store).methods().streams["state.watch"](CALLER, msgspec.msgpack.encode(StateFollow("", 0)))
+    stream = StateHost(lambda: store).methods().streams["state.watch"](CALLER, FOLLOW)
     await anext(stream)
     for _ in range(50):
         await store.txn(put("a"))
@@ -88,7 +89,7 @@ async def test_a_slow_reader_costs_nothing_and_is_told_when_it_is_too_late(store
 
 
 async def test_watches_end_when_the_host_stops(store: MemoryState) -> None:
-    host = StateHost(store)
+    host = StateHost(lambda: store)
     watch = host.methods().streams["state.watch"]
     body = msgspec.msgpack.encode(StateFollow("", 0))
     streams = [watch(CALLER, body), watch(Caller(C), body)]
@@ -111,7 +112,7 @@ async def _drained(stream: AsyncGenerator[list[bytes], None]) -> None:
 
 
 async def test_a_watch_whose_caller_goes_ends_at_once(store: MemoryState) -> None:
-    stream = StateHost(store).methods().streams["state.watch"](CALLER, msgspec.msgpack.encode(StateFollow("", 0)))
+    stream = StateHost(lambda: store).methods().streams["state.watch"](CALLER, FOLLOW)
     await anext(stream)
     reading = asyncio.create_task(_drained(stream))
     await asyncio.sleep(0)
@@ -181,7 +182,7 @@ async def test_a_watch_ends_with_its_connection(
 
 async def test_nobody_is_asked_before_it_is_known_who(peers: MemoryPeers) -> None:
     holder: list[NodeRecord] = []
-    remote = RemoteState(peers.link(B), lambda: holder[0] if holder else None)
+    remote = RemoteState(peers.link(B), lambda: holder)
     with pytest.raises(StateUnavailable, match="not known yet which node"):
         await remote.range("")
     assert peers.calls == []
@@ -220,3 +221,52 @@ async def test_a_watch_that_just_ends_is_lost(remote: RemoteState, peers: Memory
     assert await anext(batches) == StateBatch(0, ())
     with pytest.raises(StateUnavailable, match="stopped telling of changes"):
         await anext(batches)
+
+
+# --- several hosts --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(peers: MemoryPeers, store: MemoryState) -> RemoteState:
+    """A and C host the same state."""
+    peers.listen(C, [StateHost(lambda: store).methods()])
+    return RemoteState(peers.link(B), lambda: [HOLDER, record(C)], timeout_ms=50.0, silence_ms=50.0)
+
+
+async def test_another_host_is_asked_when_one_is_gone_and_asked_first_from_then_on(
+    two: RemoteState, peers: MemoryPeers
+) -> None:
+    assert (await two.txn(put("a"))).ok
+    peers.leave(A)
+    assert [entry.key for entry in (await two.range("")).entries] == ["a"]
+    assert (await two.txn(put("b"))).ok
+    peers.calls.clear()
+    peers.listen(A, [])
+    await two.get("a")
+    assert [node_id for _, node_id, _ in peers.calls] == [C]
+
+
+async def test_a_write_that_may_have_been_done_is_not_done_again_elsewhere(
+    two: RemoteState, peers: MemoryPeers
+) -> None:
+    peers.hold(A)
+    with pytest.raises(StateUnavailable):
+        await two.txn(put("a"))
+    assert {node_id for _, node_id, _ in peers.calls} <= {A}
+
+
+async def test_a_watch_begins_at_the_host_that_is_there(two: RemoteState, peers: MemoryPeers) -> None:
+    peers.leave(A)
+    await two.txn(put("a"))
+    async with asyncio.timeout(30), aclosing(two.watch("", 0)) as batches:
+        async for batch in batches:
+            if batch.events:
+                break
+    assert [event.entry.key for event in batch.events] == ["a"]
+
+
+async def test_all_hosts_are_named_when_none_is_there(two: RemoteState, peers: MemoryPeers) -> None:
+    peers.leave(A)
+    peers.leave(C)
+    with pytest.raises(StateUnavailable, match="any of its 2 nodes"):
+        await two.range("")

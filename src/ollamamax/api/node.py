@@ -3,6 +3,7 @@
 import msgspec
 
 from ollamamax.api.call import TEXT, Call
+from ollamamax.core.dialects import ollama_answers
 from ollamamax.core.dialects.framing import encode
 
 
@@ -13,7 +14,7 @@ async def banner(call: Call) -> None:
 
 async def version(call: Call) -> None:
     """GET and HEAD /api/version."""
-    await call.reply(200, encode({"version": call.services.version}))
+    await call.reply(200, encode(ollama_answers.version(call.services.version)))
 
 
 async def healthy(call: Call) -> None:

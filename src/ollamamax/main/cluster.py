@@ -88,7 +88,7 @@ class ClusterPart:
         self.replica = roots.replica
         self._instance = dice.token_hex(_INSTANCE_BYTES)
         self._events = EventLog()
-        self._host: StateHost | None = None
+        self._host = StateHost(roots.state.here)
         self._port = settings.peer.port or free_pair(settings.peer.host)
 
     @classmethod
@@ -111,8 +111,7 @@ class ClusterPart:
         """Tell the others."""
         self._sheet.touch()
         self._events.close()
-        if self._host is not None:
-            self._host.close()
+        self._host.close()
 
     # --- then: everything that other nodes see and ask of this one ----------------------------------------------------
 
@@ -198,7 +197,7 @@ class ClusterPart:
             self._membership_config(),
             self._events.add,
         )
-        self._strings.holder = self._holder
+        self._strings.hosts = self._hosts
         self._sheet = FactSheet(facts, mesh, self._clock)
         self._membership.when_heard(self._sheet.retell)
         node.fleet.watch_own(self._sheet.touch)
@@ -231,10 +230,8 @@ class ClusterPart:
             TransferHost(node.store).methods(),
             self.models.methods(),
             self._sheet.methods(),
+            self._host.methods(),
         ]
-        if self._roots.authority is not None:
-            self._host = StateHost(self._roots.state)
-            methods.append(self._host.methods())
         self._server = PeerServer(methods, self._renewal.keys, self._is_revoked)
         stack.push_async_callback(self._server.close, _GRACE_MS)
         peer = self._settings.peer
@@ -278,9 +275,11 @@ class ClusterPart:
             return record
         return replace(record, addresses=tuple(dict.fromkeys((*view.facts.addresses, *record.addresses))))
 
-    def _holder(self) -> NodeRecord | None:
+    def _hosts(self) -> Sequence[NodeRecord]:
         holder = self.replica.catalog.holder
-        return self._record(holder.node_id) if holder is not None else None
+        if holder is None or holder.node_id == self._me.node_id:
+            return ()
+        return (self._record(holder.node_id),)
 
     def _peer_engine(self, node_id: str, engine_name: str) -> Engine:
         view = self._membership.peers().get(node_id)

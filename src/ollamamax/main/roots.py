@@ -1,7 +1,7 @@
 """What a node's part in its cluster stands on: its papers, its links, and the state that the cluster agreed on."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 
 from msgspec import Struct
@@ -12,13 +12,15 @@ from ollamamax.adapters.identity.node_identity import FileIdentityStore
 from ollamamax.adapters.network.peer_link import TlsPeerLink
 from ollamamax.adapters.state.remote_state import RemoteState
 from ollamamax.adapters.state.sqlite_state import SqliteState
+from ollamamax.core.catalog.catalog import Catalog
 from ollamamax.core.catalog.commands import FoundCluster
 from ollamamax.core.types import ClusterMeta, NodeRecord
 from ollamamax.main.papers import cluster_home, identity, snapshot_file, state_path
-from ollamamax.ports import Clock, Dice, Identity, StateStore
+from ollamamax.ports import Clock, Dice, Identity
 from ollamamax.services.control import Control
 from ollamamax.services.renewal import require_current
 from ollamamax.services.replica import Replica
+from ollamamax.services.state_home import HomeState
 from ollamamax.settings import Settings
 
 
@@ -29,19 +31,19 @@ class Roots(Struct, frozen=True, kw_only=True):
     papers: FileIdentityStore
     authority: FileAuthority | None
     link: TlsPeerLink
-    state: StateStore
+    state: HomeState
     replica: Replica
     control: Control
 
 
 class Strings:
-    """What the roots call before the rest stands. drop: closes the connections of a removed node.  holder: who holds
-    the state, and where it is now.
+    """What the roots call before the rest stands. drop: closes the connections of a removed node.  hosts: through whom
+    the state is reached, and where they are now.
     """
 
     def __init__(self) -> None:
         self.drop: Callable[[str], Awaitable[None]] = _nothing_to_drop
-        self.holder: Callable[[], NodeRecord | None] | None = None
+        self.hosts: Callable[[], Sequence[NodeRecord]] | None = None
 
 
 async def _nothing_to_drop(node_id: str) -> None:
@@ -57,12 +59,13 @@ async def open_roots(settings: Settings, clock: Clock, dice: Dice, strings: Stri
     me, authority = await identity(settings, papers, clock, dice)
     link = TlsPeerLink(me.keys, lambda node_id: strings.drop(node_id))
     stack.push_async_callback(link.close)
+    others = RemoteState(link, lambda: strings.hosts() if strings.hosts is not None else _hosts(replica.catalog))
+    state = HomeState(others)
+    stack.push_async_callback(state.close)
     if authority is not None:
-        state: StateStore = await SqliteState.open(state_path(settings, me.cluster_id), clock)
+        await state.move(await SqliteState.open(state_path(settings, me.cluster_id), clock))
     else:
         require_current(me.keys, clock.wall_ns())
-        state = RemoteState(link, lambda: strings.holder() if strings.holder is not None else replica.catalog.holder)
-    stack.push_async_callback(state.close)
     snapshots = snapshot_file(settings, me.cluster_id)
     if await snapshots.load() is None and (joined := await asyncio.to_thread(papers.joined_state)) is not None:
         await snapshots.save(joined)
@@ -71,6 +74,10 @@ async def open_roots(settings: Settings, clock: Clock, dice: Dice, strings: Stri
     stack.push_async_callback(replica.close)
     control = Control(state, replica, dice)
     return Roots(me=me, papers=papers, authority=authority, link=link, state=state, replica=replica, control=control)
+
+
+def _hosts(catalog: Catalog) -> Sequence[NodeRecord]:
+    return (catalog.holder,) if catalog.holder is not None else ()
 
 
 def founding(settings: Settings, roots: Roots, now_ns: int) -> FoundCluster:

@@ -1,4 +1,4 @@
-"""Lets the other nodes reach the state that this one holds: a StateStore as peer methods.
+"""Lets the other nodes reach the state that this one holds: its StateStore as peer methods.
 
 Requests and answers are msgpack of core/types/state.py: `state.get`, `.range` (StateQuery), `.txn` (StateTxn), `.watch`
 (StateFollow; frames are StateBatches), `.grant`, `.renew`, `.revoke` (LeaseCall). A watch is read at its reader's pace
@@ -7,7 +7,7 @@ and keeps no queue: a reader that falls behind what the store keeps gets StateCo
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Final, TypeVar
 
@@ -25,10 +25,10 @@ _ENCODER: Final = msgspec.msgpack.Encoder()
 
 
 class StateHost:
-    """Answers for `store`; decides nothing."""
+    """Answers for this node's store; decides nothing. here: that store. Raises: StateElsewhere if it has none."""
 
-    def __init__(self, store: StateStore) -> None:
-        self._store = store
+    def __init__(self, here: Callable[[], StateStore]) -> None:
+        self._here = here
         self._watches: Counter[str] = Counter()
         self._closing = asyncio.Event()
 
@@ -37,7 +37,7 @@ class StateHost:
         self._closing.set()
 
     def methods(self) -> PeerMethods:
-        """For the peer listener of the node that holds the state."""
+        """For the peer listener. Every node has them: the state may move to it."""
         return PeerMethods(
             unary={
                 "state.get": self._get,
@@ -52,25 +52,25 @@ class StateHost:
 
     async def _get(self, caller: Caller, body: bytes) -> bytes:
         ask = _decoded(body, StateQuery)
-        return _ENCODER.encode(await self._store.get(ask.key, linearizable=ask.linearizable))
+        return _ENCODER.encode(await self._here().get(ask.key, linearizable=ask.linearizable))
 
     async def _range(self, caller: Caller, body: bytes) -> bytes:
         ask = _decoded(body, StateQuery)
-        return _ENCODER.encode(await self._store.range(ask.key, linearizable=ask.linearizable))
+        return _ENCODER.encode(await self._here().range(ask.key, linearizable=ask.linearizable))
 
     async def _txn(self, caller: Caller, body: bytes) -> bytes:
-        return _ENCODER.encode(await self._store.txn(_decoded(body, StateTxn)))
+        return _ENCODER.encode(await self._here().txn(_decoded(body, StateTxn)))
 
     async def _grant(self, caller: Caller, body: bytes) -> bytes:
         ask = _decoded(body, LeaseCall)
-        return _ENCODER.encode(LeaseCall(await self._store.grant_lease(ask.ttl_ms), ask.ttl_ms))
+        return _ENCODER.encode(LeaseCall(await self._here().grant_lease(ask.ttl_ms), ask.ttl_ms))
 
     async def _renew(self, caller: Caller, body: bytes) -> bytes:
-        await self._store.renew_lease(_decoded(body, LeaseCall).lease_id)
+        await self._here().renew_lease(_decoded(body, LeaseCall).lease_id)
         return b""
 
     async def _revoke(self, caller: Caller, body: bytes) -> bytes:
-        await self._store.revoke_lease(_decoded(body, LeaseCall).lease_id)
+        await self._here().revoke_lease(_decoded(body, LeaseCall).lease_id)
         return b""
 
     async def _watch(self, caller: Caller, body: bytes) -> AsyncGenerator[list[bytes], None]:
@@ -80,7 +80,7 @@ class StateHost:
         self._watches[caller.node_id] += 1
         closing = asyncio.ensure_future(self._closing.wait())
         try:
-            async with aclosing(self._store.watch(ask.prefix, ask.after_revision)) as batches:
+            async with aclosing(self._here().watch(ask.prefix, ask.after_revision)) as batches:
                 while True:
                     yield [_ENCODER.encode(await _before(closing, anext(batches)))]
         finally:

@@ -18,6 +18,7 @@ from ollamamax.core.errors import (
     PeerProtocol,
     PeerTimeout,
     PeerUnavailable,
+    PeerUnreachable,
     PeerVersion,
 )
 from ollamamax.core.types import PROTOCOL_MAX, PROTOCOL_MIN, NodeRecord
@@ -98,7 +99,7 @@ class MemoryPeers:
         """The node that is called, if it takes the call. Raises: what stands in PeerLink."""
         found = self._nodes.get(node.node_id)
         if found is None or frozenset((caller_id, node.node_id)) in self._cut:
-            raise PeerUnavailable(f"node {node.name} can't be reached")
+            raise PeerUnreachable(f"node {node.name} can't be reached")
         if caller_id in self.revoked:
             raise CertificateRefused("this node was removed from the cluster")
         low, high = found.versions

@@ -344,3 +344,9 @@ def test_the_rendered_prompt(is_chat: bool, count: int) -> None:
 def test_an_embedding_in_the_older_form() -> None:
     assert ollama_answers.embedding(EmbedResult(((0.5, -1.0),))) == b'{"embedding":[0.5,-1.0]}'
     assert ollama_answers.embedding(EmbedResult(())) == b'{"embedding":[]}'
+
+
+def test_the_version_is_new_enough_for_those_who_ask() -> None:
+    told = ollama_answers.version("0.1.0")
+    assert told["ollamamax"] == "0.1.0"
+    assert tuple(map(int, told["version"].split("."))) >= (0, 6, 4)  # what VS Code's Copilot asks for

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from ollamamax.adapters.identity import files, papers
+from ollamamax.adapters import disk
+from ollamamax.adapters.identity import papers
 from ollamamax.adapters.identity.sealing import seal
 from ollamamax.core.catalog import grammar
 from ollamamax.core.errors import CertificateRefused, StoreError
@@ -52,12 +53,12 @@ class FileAuthority:
         key = ec.generate_private_key(ec.SECP256R1())
         made = cls(key, _self_signed(key, cluster_id, cluster_name, now_ns))
         path = directory / KEY_FILE
-        with files.explained(path):
+        with disk.explained(path):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if path.exists():  # a founding that was cut short
-                path.rename(files.aside(path))
-            files.replace(path, _encode(key, passphrase), files.SECRET_MODE)
-            files.replace(directory / CERTIFICATE_FILE, made.certificate, files.PUBLIC_MODE)
+                path.rename(disk.aside(path))
+            disk.write_file(path, _encode(key, passphrase), disk.SECRET_MODE)
+            disk.write_file(directory / CERTIFICATE_FILE, made.certificate, disk.PUBLIC_MODE)
         return made
 
     @classmethod
@@ -68,16 +69,16 @@ class FileAuthority:
         Raises: StoreError if it is damaged, readable by others, or the passphrase is wrong or missing.
         """
         path = directory / KEY_FILE
-        data = files.read_secret(path)
+        data = disk.read_secret(path)
         if data is None:
             return None
         key, is_clear = _decode(data, passphrase, path)
         if passphrase and is_clear:
-            with files.explained(path):
-                files.replace(path, _encode(key, passphrase), files.SECRET_MODE)
+            with disk.explained(path):
+                disk.write_file(path, _encode(key, passphrase), disk.SECRET_MODE)
         beside = directory / CERTIFICATE_FILE
         try:
-            facts = papers.certificate_facts(files.read(beside) or b"")
+            facts = papers.certificate_facts(disk.read_file(beside) or b"")
         except CertificateRefused as error:
             raise StoreError(f"{beside} is missing or damaged: take it from another node of the cluster") from error
         if not facts.is_authority or facts.key_hash != papers.key_hash(key.public_key()):

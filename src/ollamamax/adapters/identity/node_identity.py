@@ -15,7 +15,8 @@ from typing import Final
 
 import msgspec
 
-from ollamamax.adapters.identity import files, papers
+from ollamamax.adapters import disk
+from ollamamax.adapters.identity import papers
 from ollamamax.core.errors import CertificateRefused, StoreError
 from ollamamax.core.types import StateRange
 from ollamamax.core.types.state import MAX_STATE_BYTES
@@ -28,11 +29,11 @@ CA_FILE: Final = "ca.crt"
 STATE_FILE: Final = "joined.state"
 _FORMAT: Final = 1
 _MODES: Final = {
-    KEY_FILE: files.SECRET_MODE,
-    CERTIFICATE_FILE: files.PUBLIC_MODE,
-    CA_FILE: files.PUBLIC_MODE,
-    STATE_FILE: files.SECRET_MODE,
-    IDENTITY_FILE: files.PUBLIC_MODE,  # last: where there is one, all others are there
+    KEY_FILE: disk.SECRET_MODE,
+    CERTIFICATE_FILE: disk.PUBLIC_MODE,
+    CA_FILE: disk.PUBLIC_MODE,
+    STATE_FILE: disk.SECRET_MODE,
+    IDENTITY_FILE: disk.PUBLIC_MODE,  # last: where there is one, all others are there
 }
 _LARGEST_STATE_BYTES: Final = 2 * MAX_STATE_BYTES
 _REMEDY: Final = "restore it from a backup, or move the directory away and join anew: `ollamamax join TOKEN`"
@@ -67,7 +68,7 @@ class FileIdentityStore:
 
         Raises: StoreError if what is there is damaged, or if its key may be read by others.
         """
-        with self._lock, files.explained(self._directory):
+        with self._lock, disk.explained(self._directory):
             return self._load()
 
     def save(self, identity: Identity, state: StateRange | None = None) -> None:
@@ -87,15 +88,15 @@ class FileIdentityStore:
         }
         if state is not None:
             contents[STATE_FILE] = msgspec.msgpack.encode(state)
-        with self._lock, files.explained(self._directory):
+        with self._lock, disk.explained(self._directory):
             self._commit(contents)
 
     def joined_state(self) -> StateRange | None:
         """What save() got last. Raises: StoreError if it is damaged."""
         path = self._directory / STATE_FILE
-        with self._lock, files.explained(self._directory):
+        with self._lock, disk.explained(self._directory):
             self._roll_forward()
-            data = files.read(path, _LARGEST_STATE_BYTES)
+            data = disk.read_file(path, _LARGEST_STATE_BYTES)
         if data is None:
             return None
         try:
@@ -110,7 +111,7 @@ class FileIdentityStore:
 
         Raises: CertificateRefused if it does not fit that key, authority, node and cluster; StoreError.
         """
-        with self._lock, files.explained(self._directory):
+        with self._lock, disk.explained(self._directory):
             old = self._load()
             if old is None:
                 raise StoreError(f"{self._directory} holds no identity whose certificate could be replaced")
@@ -122,7 +123,7 @@ class FileIdentityStore:
 
     def forget(self) -> None:
         """Belong to no cluster: what is there is moved to `cluster.old-<n>`, not deleted. Raises: StoreError."""
-        with self._lock, files.explained(self._directory):
+        with self._lock, disk.explained(self._directory):
             self._roll_forward()
             self._move_aside()
 
@@ -147,9 +148,9 @@ class FileIdentityStore:
         remembered = self._remembered()
         if remembered is None:
             return None
-        private_key = files.read_secret(self._directory / KEY_FILE)
-        certificate = files.read(self._directory / CERTIFICATE_FILE)
-        ca = files.read(self._directory / CA_FILE)
+        private_key = disk.read_secret(self._directory / KEY_FILE)
+        certificate = disk.read_file(self._directory / CERTIFICATE_FILE)
+        ca = disk.read_file(self._directory / CA_FILE)
         try:
             if private_key is None or certificate is None or ca is None:
                 raise CertificateRefused("one of them is missing")
@@ -169,7 +170,7 @@ class FileIdentityStore:
 
     def _remembered(self) -> _Remembered | None:
         path = self._directory / IDENTITY_FILE
-        data = files.read(path)
+        data = disk.read_file(path)
         if data is None:
             # A crash can't cause that. A node that took it for "none yet" would found a cluster of its own.
             if (self._directory / KEY_FILE).exists():
@@ -188,10 +189,10 @@ class FileIdentityStore:
             shutil.rmtree(self._unfinished)
         self._unfinished.mkdir(mode=0o700, parents=True)
         for name, data in contents.items():
-            files.write_new(self._unfinished / name, data, _MODES[name])
-        files.sync_directory(self._unfinished)
+            disk.write_new(self._unfinished / name, data, _MODES[name])
+        disk.sync(self._unfinished)
         os.rename(self._unfinished, self._next)
-        files.sync_directory(self._next.parent)
+        disk.sync(self._next.parent)
         self._roll_forward()
 
     def _roll_forward(self) -> None:
@@ -203,9 +204,9 @@ class FileIdentityStore:
         for name in _MODES:
             if (self._next / name).exists():
                 os.replace(self._next / name, self._directory / name)
-        files.sync_directory(self._directory)
+        disk.sync(self._directory)
         self._next.rmdir()
-        files.sync_directory(self._next.parent)
+        disk.sync(self._next.parent)
 
     def _is_of_another_cluster(self) -> bool:
         """Another authority is another cluster; its key, if that lies here too, must not mix with the new papers."""
@@ -219,5 +220,5 @@ class FileIdentityStore:
 
     def _move_aside(self) -> None:
         if self._directory.exists():
-            os.rename(self._directory, files.aside(self._directory))
-            files.sync_directory(self._directory.parent)
+            os.rename(self._directory, disk.aside(self._directory))
+            disk.sync(self._directory.parent)

@@ -12,9 +12,9 @@ from msgspec import Struct
 from ollamamax.adapters.network import tls
 from ollamamax.adapters.network.racing import first_of
 from ollamamax.adapters.network.sockets import watch_over
-from ollamamax.adapters.wire.connection import Connection, WireClosed, WireLimits
+from ollamamax.adapters.wire.connection import Connection, WireClosed, WireLimits, whole
 from ollamamax.core.catalog import grammar
-from ollamamax.core.errors import CertificateRefused, OllamaMaxError, PeerUnavailable
+from ollamamax.core.errors import CertificateRefused, OllamaMaxError, PeerUnavailable, PeerUnreachable
 from ollamamax.core.types import NodeRecord
 
 _CLOSE_S: Final = 1.0
@@ -88,9 +88,9 @@ class PeerPool:
             await asyncio.wait([connection.lost for connection in open_ones], timeout=_CLOSE_S)
 
     async def connect(self, node: NodeRecord, context: ssl.SSLContext) -> Connection:
-        """A new connection. Raises: PeerUnavailable, CertificateRefused."""
+        """A new connection. Raises: PeerUnreachable, CertificateRefused."""
         if not node.addresses:
-            raise PeerUnavailable(f"node {node.name} has no address")
+            raise PeerUnreachable(f"node {node.name} has no address")
         best_first = sorted(node.addresses, key=lambda address: address != self.address)
         attempts = [partial(self._open_at, address, context) for address in best_first]
         found = await first_of(attempts, self._limits.stagger_s, lambda late: late[1].abort())
@@ -99,7 +99,7 @@ class PeerPool:
         self.address, connection = found
         if self._is_closed:
             connection.abort()
-            raise PeerUnavailable(f"the connections to node {node.name} were closed")
+            raise PeerUnreachable(f"the connections to node {node.name} were closed")
         self._open[connection] = self.address
         connection.lost.add_done_callback(lambda _: self._open.pop(connection, None))
         return connection
@@ -119,9 +119,9 @@ class PeerPool:
         except ssl.SSLCertVerificationError as error:
             raise CertificateRefused(f"at {address} answers somebody else: {error.verify_message}") from None
         except TimeoutError:
-            raise PeerUnavailable(f"{address}: no answer within {self._limits.connect_s:g} s") from None
+            raise PeerUnreachable(f"{address}: no answer within {self._limits.connect_s:g} s") from None
         except OSError as error:
-            raise PeerUnavailable(f"{address}: {error.strerror or error}") from None
+            raise PeerUnreachable(f"{address}: {error.strerror or error}") from None
         with suppress(OSError, AttributeError):  # gone again: the first read will tell
             watch_over(transport.get_extra_info("socket"))
         return address, connection
@@ -147,7 +147,7 @@ class Exchange:
         self._sent_s = 0.0
 
     async def send(self) -> None:
-        """Raises: PeerUnavailable, CertificateRefused."""
+        """Raises: PeerUnreachable, CertificateRefused."""
         used = self._pool.idle(self._node.addresses)
         if used is None:
             await self._send_anew()
@@ -173,19 +173,17 @@ class Exchange:
         except WireClosed:
             if not self._request or self.has_begun or asyncio.get_running_loop().time() > self._sent_s + _MOMENT_S:
                 raise
-            await self._send_anew()
+            try:
+                await self._send_anew()
+            except PeerUnreachable as error:  # the first one may have been heard
+                raise PeerUnavailable(str(error)) from None
             data = await self._now.read()
         self._request = b""
         return data
 
     async def whole(self, limit_bytes: int) -> bytes:
         """The body to its end, or what came until there was more than the limit. Raises: as read()."""
-        parts: list[bytes] = []
-        size_bytes = 0
-        while size_bytes <= limit_bytes and (part := await self.read()):
-            parts.append(part)
-            size_bytes += len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return await whole(self.read, limit_bytes)
 
     def abort(self) -> None:
         """Whoever reads is told WireClosed; nothing is sent once more."""
@@ -225,4 +223,4 @@ def _unreachable(node: NodeRecord, failures: Sequence[OllamaMaxError]) -> Ollama
     reasons = "; ".join(str(failure) for failure in failures)
     if any(isinstance(failure, CertificateRefused) for failure in failures):
         return CertificateRefused(f"node {node.name}: {reasons}")
-    return PeerUnavailable(f"node {node.name} can't be reached: {reasons}")
+    return PeerUnreachable(f"node {node.name} can't be reached: {reasons}")

@@ -1,12 +1,19 @@
-"""The replicated state that another node holds, reached through its peer listener (methods: services/state_host.py)."""
+"""The replicated state that other nodes hold, reached through their peer listeners (methods: services/state_host.py)."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Final, TypeVar
 
 import msgspec
 
-from ollamamax.core.errors import CertificateRefused, PeerError, StateUnavailable
+from ollamamax.core.errors import (
+    CertificateRefused,
+    OllamaMaxError,
+    PeerError,
+    PeerUnreachable,
+    StateElsewhere,
+    StateUnavailable,
+)
 from ollamamax.core.types import (
     LeaseCall,
     NodeRecord,
@@ -25,40 +32,45 @@ _T = TypeVar("_T")
 _TIMEOUT_MS: Final = 5_000.0
 _SILENCE_MS: Final = 5_000.0
 _ENCODER: Final = msgspec.msgpack.Encoder()
+_NOTHING_DONE: Final = (PeerUnreachable, CertificateRefused, StateElsewhere)
+"""After these any call may be made anew, elsewhere."""
 
 
 class RemoteState:
-    """A StateStore. Reads are not cached: all go to the holder, so all are linearizable.
+    """A StateStore. Nothing is cached: every read is a host's own.
 
-    holder: who holds the state now; None = not known yet.  timeout_ms: for a call as a whole.
-    silence_ms: a watch that hears nothing for so long is lost; several heartbeats of a store.
+    hosts: the nodes through which the state is reached now, best first; none = not known yet. The one that answered
+    last is asked first; another one is asked where that can't do harm: after a failed read, or if nothing was sent.
+    timeout_ms: for one host's answer.  silence_ms: a watch that hears nothing for so long is lost; several heartbeats.
     """
 
     def __init__(
         self,
         link: PeerLink,
-        holder: Callable[[], NodeRecord | None],
+        hosts: Callable[[], Sequence[NodeRecord]],
         *,
         timeout_ms: float = _TIMEOUT_MS,
         silence_ms: float = _SILENCE_MS,
     ) -> None:
         self._link = link
-        self._holder = holder
+        self._hosts = hosts
         self._timeout_ms = timeout_ms
         self._silence_ms = silence_ms
+        self._last_good = ""
         self._is_closed = False
 
     async def get(self, key: str, *, linearizable: bool = False) -> StateEntry | None:
         """The entry of a key, or None."""
-        answer = await self._call("state.get", StateQuery(key, linearizable))
+        answer = await self._call("state.get", StateQuery(key, linearizable), is_read=True)
         return self._decoded(answer, StateEntry | None)  # type: ignore[arg-type]  # a union is no type
 
     async def range(self, prefix: str, *, linearizable: bool = False) -> StateRange:
         """All entries below a prefix, in key order."""
-        return self._decoded(await self._call("state.range", StateQuery(prefix, linearizable)), StateRange)
+        answer = await self._call("state.range", StateQuery(prefix, linearizable), is_read=True)
+        return self._decoded(answer, StateRange)
 
     async def txn(self, txn: StateTxn) -> TxnResult:
-        """Apply it; on return it is on the holder's disk.
+        """Apply it; on return it is on disk there.
 
         Raises: BadRequest, LeaseNotFound, DiskFull, StateError; StateUnavailable, and then it may have been applied.
         """
@@ -66,20 +78,26 @@ class RemoteState:
         return self._decoded(await self._call("state.txn", txn), TxnResult)
 
     async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[StateBatch, None]:
-        """Changes from there on. Raises: StateCompacted; StateUnavailable once the holder is lost."""
-        node = self._node()
+        """Changes from there on, of one host. Raises: StateCompacted; StateUnavailable once that host is lost."""
         body = _ENCODER.encode(StateFollow(prefix, after_revision))
-        stream = self._link.stream(node, "state.watch", body, idle_ms=self._silence_ms)
-        try:
-            async with aclosing(stream) as frames:
-                async for group in frames:
-                    for frame in group:
-                        if self._is_closed:
-                            raise StateUnavailable("the cluster's state is closed")
-                        yield self._decoded(frame, StateBatch)
-        except (PeerError, CertificateRefused) as error:
-            raise _unavailable(node, str(error)) from error
-        raise _unavailable(node, "it stopped telling of changes")
+        failures: list[tuple[NodeRecord, OllamaMaxError]] = []
+        for node in self._in_turn():
+            has_begun = False
+            try:
+                async with aclosing(self._link.stream(node, "state.watch", body, idle_ms=self._silence_ms)) as frames:
+                    async for group in frames:
+                        for frame in group:
+                            if self._is_closed:
+                                raise _closed()
+                            has_begun = True
+                            self._last_good = node.node_id
+                            yield self._decoded(frame, StateBatch)
+                raise _unavailable([(node, StateUnavailable("it stopped telling of changes"))])
+            except (PeerError, CertificateRefused, StateElsewhere) as error:
+                failures.append((node, error))
+                if has_begun:
+                    break
+        raise _unavailable(failures) from failures[-1][1]
 
     async def grant_lease(self, ttl_ms: int) -> int:
         """A new lease. Raises: BadRequest, DiskFull, StateError."""
@@ -88,30 +106,40 @@ class RemoteState:
 
     async def renew_lease(self, lease_id: int) -> None:
         """Start its time anew. Raises: LeaseNotFound."""
-        await self._call("state.renew", LeaseCall(lease_id))
+        await self._call("state.renew", LeaseCall(lease_id), is_read=True)
 
     async def revoke_lease(self, lease_id: int) -> None:
         """End it now, and its keys with it."""
-        await self._call("state.revoke", LeaseCall(lease_id))
+        await self._call("state.revoke", LeaseCall(lease_id), is_read=True)
 
     async def close(self) -> None:
         """No more calls; the link stays open, it is somebody else's."""
         self._is_closed = True
 
-    def _node(self) -> NodeRecord:
+    def _in_turn(self) -> list[NodeRecord]:
+        """Raises: StateUnavailable."""
         if self._is_closed:
-            raise StateUnavailable("the cluster's state is closed")
-        node = self._holder()
-        if node is None:
+            raise _closed()
+        hosts = sorted(self._hosts(), key=lambda node: node.node_id != self._last_good)
+        if not hosts:
             raise StateUnavailable("it is not known yet which node holds the cluster's state")
-        return node
+        return hosts
 
-    async def _call(self, method: str, ask: msgspec.Struct) -> bytes:
-        node = self._node()
-        try:
-            return await self._link.call(node, method, _ENCODER.encode(ask), timeout_ms=self._timeout_ms)
-        except (PeerError, CertificateRefused) as error:
-            raise _unavailable(node, str(error)) from error
+    async def _call(self, method: str, ask: msgspec.Struct, is_read: bool = False) -> bytes:
+        """is_read: as harmless when it is done twice."""
+        body = _ENCODER.encode(ask)
+        failures: list[tuple[NodeRecord, OllamaMaxError]] = []
+        for node in self._in_turn():
+            try:
+                answer = await self._link.call(node, method, body, timeout_ms=self._timeout_ms)
+            except (PeerError, CertificateRefused, StateUnavailable) as error:
+                failures.append((node, error))
+                if not is_read and not isinstance(error, _NOTHING_DONE):
+                    break
+            else:
+                self._last_good = node.node_id
+                return answer
+        raise _unavailable(failures) from failures[-1][1]
 
     def _decoded(self, data: bytes, kind: type[_T]) -> _T:
         try:
@@ -122,8 +150,22 @@ class RemoteState:
             ) from error
 
 
-def _unavailable(node: NodeRecord, reason: str) -> StateUnavailable:
+def _closed() -> StateUnavailable:
+    return StateUnavailable("the cluster's state is closed")
+
+
+def _unavailable(failures: Sequence[tuple[NodeRecord, OllamaMaxError]]) -> StateUnavailable:
+    """What all hosts that were asked said."""
+    if len(failures) == 1:
+        ((node, error),) = failures
+        if isinstance(error, StateUnavailable) and not isinstance(error, StateElsewhere):
+            return StateUnavailable(f"the cluster's state is on node {node.name}: {error}")
+        return StateUnavailable(
+            f"the cluster's state is on node {node.name}, which can't be reached ({error}). "
+            "What is running goes on; changes have to wait until it is back."
+        )
+    reasons = "; ".join(f"{node.name}: {error}" for node, error in failures)
     return StateUnavailable(
-        f"the cluster's state is on node {node.name}, which can't be reached ({reason}). "
-        "What is running goes on; changes have to wait until it is back."
+        f"the cluster's state can't be reached through any of its {len(failures)} nodes ({reasons}). "
+        "What is running goes on; changes have to wait until most of them are back."
     )

@@ -1,20 +1,19 @@
 """The last state that a node has seen, in one file: a header line with the version and a sha256, then msgpack."""
 
-import asyncio
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from ollamamax.core.errors import DiskFull, StateCorrupt, StateTooNew, StoreError
+from ollamamax.adapters.disk import SECRET_MODE, explained, in_thread, read_file, write_file
+from ollamamax.core.errors import StateCorrupt, StateTooNew
 from ollamamax.core.types import StateRange
+from ollamamax.core.types.state import MAX_STATE_BYTES
 
 _MAGIC: Final = b"ollamamax-state"
 _VERSION: Final = 1
-_FULL: Final = (28, 122)  # ENOSPC, EDQUOT
+_LARGEST_BYTES: Final = 2 * MAX_STATE_BYTES
 
 
 class StateSnapshotFile:
@@ -25,19 +24,16 @@ class StateSnapshotFile:
 
     async def load(self) -> StateRange | None:
         """None if there is no file. Raises: StateCorrupt, StateTooNew, StoreError; the file is left as it is."""
-        return await asyncio.to_thread(self._load)
+        return await in_thread(self._load)
 
     async def save(self, state: StateRange) -> None:
-        """Replace it, durably. Raises: DiskFull, StoreError; then the former one stands."""
-        await asyncio.to_thread(self._save, state)
+        """Replace it, durably. Raises: DiskFull, StoreReadOnly, StoreError; then the former one stands."""
+        await in_thread(self._save, state)
 
     def _load(self) -> StateRange | None:
-        try:
-            data = self._path.read_bytes()
-        except FileNotFoundError:
+        data = read_file(self._path, _LARGEST_BYTES)
+        if data is None:
             return None
-        except OSError as error:
-            raise StoreError(f"can't read {self._path}: {error.strerror}") from error
         header, _, body = data.partition(b"\n")
         words = header.split(b" ")
         if len(words) != 3 or words[0] != _MAGIC or not words[1].isdigit() or int(words[1]) < 1:
@@ -62,17 +58,6 @@ class StateSnapshotFile:
     def _save(self, state: StateRange) -> None:
         body = msgspec.msgpack.encode(state)
         header = b"%s %d %s\n" % (_MAGIC, _VERSION, hashlib.sha256(body).hexdigest().encode())
-        temporary = ""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}-")
-            with os.fdopen(handle, "wb") as file:  # mkstemp gives mode 0600
-                file.write(header + body)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path)
-        except OSError as error:
-            if temporary:
-                Path(temporary).unlink(missing_ok=True)
-            kind = DiskFull if error.errno in _FULL else StoreError
-            raise kind(f"can't write {self._path}: {error.strerror}") from error
+        data = header + body
+        with explained(self._path, len(data)):
+            write_file(self._path, data, SECRET_MODE)

@@ -1,25 +1,23 @@
 """The state's SQLite file: making one, opening it, judging it, and SQLite's refusals in our words.
 
-Deliberate limits: POSIX only (flock). SQLite keeps no checksums of pages: a flipped bit within a value goes unnoticed
-here, one in the structure of the file does not.
+Deliberate limits: SQLite keeps no checksums of pages: a flipped bit within a value goes unnoticed here, one in the
+structure of the file does not.
 """
 
-import errno
-import fcntl
-import os
-import shutil
 import sqlite3
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
-from ollamamax.core.errors import DiskFull, StateCorrupt, StateError, StateTooNew, StoreError, StoreInUse, StoreReadOnly
+from ollamamax.adapters import disk
+from ollamamax.core.errors import StateCorrupt, StateError, StateTooNew, StoreError
 
 VERSION: Final = 1
 _APPLICATION_ID: Final = 0x4F4D5354
 SIDE_FILES: Final = ("-wal", "-shm")
 _NEARLY_FULL_BYTES: Final = 256 << 10
+_WHAT: Final = "the cluster's state"
 _SCHEMA: Final = """
 CREATE TABLE meta (revision INTEGER NOT NULL, compacted INTEGER NOT NULL, last_lease INTEGER NOT NULL);
 CREATE TABLE entries (
@@ -43,16 +41,11 @@ def explained(path: Path) -> Generator[None, None, None]:
 
     Raises: DiskFull, StoreReadOnly, StoreError, StateCorrupt (the bare reason), StateError.
     """
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _explain(error, path) from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _full(path) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise _read_only(path, error.strerror or str(error)) from error
-        raise StoreError(f"can't access {path}: {error.strerror or error}") from error
+    with disk.explained(path, what=_WHAT):
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise _explain(error, path) from error
 
 
 def connect(path: Path, *, is_writer: bool) -> sqlite3.Connection:
@@ -77,7 +70,7 @@ def create(path: Path) -> None:
 
     Raises: sqlite3.Error, OSError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    disk.make_directory(path.parent)
     beside = path.with_name(path.name + ".new")
     discard(beside)
     beside.touch(mode=0o600)
@@ -85,7 +78,7 @@ def create(path: Path) -> None:
         connection.executescript(
             f"BEGIN; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
         )
-    put_in_place(beside, path)
+    disk.put_in_place(beside, path)
 
 
 def discard(path: Path) -> None:
@@ -95,13 +88,6 @@ def discard(path: Path) -> None:
     """
     for side in ("", "-journal", *SIDE_FILES):
         path.with_name(path.name + side).unlink(missing_ok=True)
-
-
-def put_in_place(beside: Path, path: Path) -> None:
-    """Sync a closed file and rename it to `path`, durably. Raises: OSError."""
-    _sync(beside)
-    beside.replace(path)
-    _sync(path.parent)
 
 
 def check(path: Path, *, is_snapshot: bool = False) -> None:
@@ -126,34 +112,10 @@ def check(path: Path, *, is_snapshot: bool = False) -> None:
             raise StateCorrupt("its revision is missing")
 
 
-class FileLock:
-    """One owner of the state file, by a lock on `<path>.lock` that ends with its process, however that ends."""
-
-    def __init__(self, path: Path) -> None:
-        """Take it at once or not at all. Raises: StoreInUse naming the holder, OSError."""
-        file = path.with_name(path.name + ".lock")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._handle: int | None = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(self._handle, 0)
-            os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
-        except BlockingIOError:
-            holder = os.pread(self._handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            self.release()
-            raise StoreInUse(
-                f"the cluster's state {path} is in use by the process {holder}. "
-                "Stop that one, or give this one a directory of its own."
-            ) from None
-        except OSError:
-            self.release()
-            raise
-
-    def release(self) -> None:
-        """Give it back. Idempotent."""
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+def lock(path: Path) -> disk.FileLock:
+    """Be the one process that uses the state at `path`. Raises: StoreInUse, and as explained() does."""
+    with explained(path):
+        return disk.FileLock(path.with_name(path.name + ".lock"), f"{_WHAT} {path}")
 
 
 def _connect(path: Path, how: str) -> sqlite3.Connection:
@@ -162,42 +124,14 @@ def _connect(path: Path, how: str) -> sqlite3.Connection:
     )
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _explain(error: sqlite3.Error, path: Path) -> StoreError | StateError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StateCorrupt(str(error))
     if code == sqlite3.SQLITE_FULL:
-        return _full(path)
-    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and _free_bytes(path) < _NEARLY_FULL_BYTES:
-        return _full(path)  # e.g. the index of the write-ahead log could not grow
+        return disk.disk_full(path, what=_WHAT)
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and disk.free_bytes(path) < _NEARLY_FULL_BYTES:
+        return disk.disk_full(path, what=_WHAT)  # e.g. the index of the write-ahead log could not grow
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-        return _read_only(path, str(error))
-    return StateError(f"can't access the cluster's state {path}: {error}")
-
-
-def _full(path: Path) -> DiskFull:
-    return DiskFull(
-        f"disk full: {_free_bytes(path)} bytes are free for the cluster's state {path}. "
-        "Nothing was changed; free some space and try again."
-    )
-
-
-def _read_only(path: Path, reason: str) -> StoreReadOnly:
-    return StoreReadOnly(
-        f"can't write the cluster's state {path}: {reason}; give this user write access or use another directory"
-    )
-
-
-def _free_bytes(path: Path) -> int:
-    try:
-        return shutil.disk_usage(path.parent).free
-    except OSError:
-        return 0
+        return disk.no_access(path, str(error), _WHAT)
+    return StateError(f"can't access {_WHAT} {path}: {error}")

@@ -7,7 +7,8 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from ollamamax.adapters.state.sqlite_file import SIDE_FILES, FileLock, check, connect, discard, explained, put_in_place
+from ollamamax.adapters.disk import put_in_place
+from ollamamax.adapters.state.sqlite_file import SIDE_FILES, check, connect, discard, explained, lock
 from ollamamax.core.errors import OllamaMaxError, StateCorrupt
 
 _KEEP: Final = 3
@@ -82,8 +83,7 @@ def restore(path: Path, snapshot: Path | None = None) -> tuple[Path, Path | None
     Raises: StoreInUse, StateCorrupt if there is no good snapshot, StateTooNew, DiskFull, StoreError, StateError.
     """
     snapshots = Snapshots(path)
-    with explained(path):
-        lock = FileLock(path)
+    taken = lock(path)
     try:
         chosen = snapshot or snapshots.last_good()
         if chosen is None:
@@ -102,7 +102,7 @@ def restore(path: Path, snapshot: Path | None = None) -> tuple[Path, Path | None
             put_in_place(beside, path)
         return chosen, aside
     finally:
-        lock.release()
+        taken.release()
 
 
 def _step_ahead(path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Final, Self, TypeVar, cast
 import structlog
 
 from ollamamax.adapters.state.change_feed import ChangeFeed
-from ollamamax.adapters.state.sqlite_file import FileLock, check, create, explained
+from ollamamax.adapters.state.sqlite_file import check, create, explained, lock
 from ollamamax.adapters.state.sqlite_ledger import Ledger
 from ollamamax.adapters.state.sqlite_reader import Reader
 from ollamamax.adapters.state.sqlite_snapshots import Snapshots
@@ -40,8 +40,7 @@ class _Parts:
 
     def __init__(self, path: Path, keep_revisions: int, limit_bytes: int) -> None:
         self.snapshots = Snapshots(path)
-        with explained(path):
-            self.lock = FileLock(path)
+        self.lock = lock(path)
         try:
             self._make_or_check(path)
             self.ledger = Ledger(path, keep_revisions=keep_revisions, limit_bytes=limit_bytes)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from ollamamax.adapters.storage.files import IncomingFile, explained, sync_directory, write_file
+from ollamamax.adapters.disk import IncomingFile, explained, sync, write_file
 from ollamamax.core.errors import BlobNotFound, DigestMismatch, StoreError
 from ollamamax.core.modelspec import digests, gguf
 from ollamamax.core.types import GgufFacts
@@ -85,7 +85,7 @@ class BlobFiles:
             return digest, False
         path = self.path(digest)
         with explained(path, len(data)):
-            write_file(path, data, INCOMING_PREFIX)
+            write_file(path, data, prefix=INCOMING_PREFIX)
         return digest, True
 
     def delete(self, digest: str) -> None:
@@ -94,7 +94,7 @@ class BlobFiles:
         with explained(path):
             try:
                 path.unlink()
-                sync_directory(self.root)
+                sync(self.root)
             except FileNotFoundError:
                 return
 

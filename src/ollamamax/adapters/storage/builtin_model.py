@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Final
 
-from ollamamax.adapters.storage.files import explained, in_thread, write_file
+from ollamamax.adapters.disk import explained, in_thread, write_file
 
 _PIECE_BYTES: Final = 1 << 20
 
@@ -41,7 +41,7 @@ class BuiltinModel:
 
     def _write_mark(self) -> None:
         with explained(self._mark):
-            write_file(self._mark, b"", ".incoming-")
+            write_file(self._mark, b"")
 
     def _hash(self) -> str:
         with explained(self._gguf), self._gguf.open("rb") as file:

@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from ollamamax.adapters.storage.files import explained, sync_directory, write_file
+from ollamamax.adapters.disk import explained, sync, write_file
 from ollamamax.core.errors import InvalidName
 from ollamamax.core.modelspec import names
 from ollamamax.core.types import ModelName
@@ -45,7 +45,7 @@ class ManifestFiles:
         parts = names.manifest_parts(name)
         path = _find(self._root, parts) or _place(self._root, parts)
         with explained(path, len(data)):
-            write_file(path, data, INCOMING_PREFIX)
+            write_file(path, data, prefix=INCOMING_PREFIX)
             return _read(path)
 
     def delete(self, name: ModelName) -> bool:
@@ -55,7 +55,7 @@ class ManifestFiles:
             return False
         with explained(path):
             path.unlink()
-            sync_directory(path.parent)
+            sync(path.parent)
         self.remove_if_empty(path.parent)
         return True
 

@@ -13,9 +13,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from ollamamax.adapters.disk import in_thread
 from ollamamax.adapters.storage import pruning
 from ollamamax.adapters.storage.blob_files import BlobFiles, IncomingBlob
-from ollamamax.adapters.storage.files import in_thread
 from ollamamax.adapters.storage.manifest_files import ManifestFiles
 from ollamamax.adapters.storage.parted_blob import PartedBlobFiles, check_room
 from ollamamax.core.types import GgufFacts, ModelName

@@ -20,8 +20,8 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from ollamamax.adapters.disk import explained, free_bytes, in_thread, make_directory, put_in_place
 from ollamamax.adapters.storage.blob_files import BlobFiles
-from ollamamax.adapters.storage.files import explained, free_bytes, in_thread, make_directory, sync_directory
 from ollamamax.core.errors import DigestMismatch, DiskFull
 from ollamamax.core.modelspec import digests
 from ollamamax.ports import BlobPart
@@ -145,9 +145,7 @@ class PartedBlobFiles:
         with explained(self._target, self._size_bytes):
             is_new = not self._target.exists()
             if is_new:
-                os.fsync(self._file)
-                os.replace(self._path, self._target)
-                sync_directory(self._target.parent)
+                put_in_place(self._path, self._target)
             self._discard()
         return is_new
 

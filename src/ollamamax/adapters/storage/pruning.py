@@ -7,9 +7,9 @@ from typing import Final
 
 import structlog
 
+from ollamamax.adapters.disk import explained
 from ollamamax.adapters.storage import manifest_files
 from ollamamax.adapters.storage.blob_files import BlobFiles, is_whole
-from ollamamax.adapters.storage.files import explained
 from ollamamax.adapters.storage.manifest_files import ManifestFiles
 from ollamamax.adapters.storage.parted_blob import PARTIAL
 from ollamamax.core.errors import CorruptManifest

@@ -13,7 +13,7 @@ from socket import SOCK_STREAM
 from typing import Final, Self
 from urllib.parse import quote, urlsplit
 
-from ollamamax.adapters.wire.connection import Connection, WireClosed, WireLimits, WireUnreachable
+from ollamamax.adapters.wire.connection import Connection, WireClosed, WireLimits, WireUnreachable, whole
 
 _PORTS: Final = {"http": 80, "https": 443}
 _BODYLESS: Final = ("GET", "DELETE")
@@ -225,12 +225,7 @@ class WireReply:
 
     async def whole(self, limit_bytes: int) -> bytes:
         """The body to its end, or what came until there was more than the limit. Raises: as head()."""
-        parts: list[bytes] = []
-        size_bytes = 0
-        while size_bytes <= limit_bytes and (part := await self.read()):
-            parts.append(part)
-            size_bytes += len(part)
-        return b"".join(parts)
+        return await whole(self.read, limit_bytes)
 
     def settle(self) -> None:
         """All that matters was read: close it, but if the end comes within a moment, keep the connection."""

@@ -6,7 +6,7 @@ Deliberate limits: one request at a time (no pipelining); no upgrades; no conten
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
 import httptools
@@ -301,3 +301,13 @@ class Connection(asyncio.Protocol):
         if self.status and not self._is_complete and self._failure is None:
             self._is_complete = True
             self._keeps = self._keeps and self._parser.should_keep_alive()
+
+
+async def whole(read: Callable[[], Awaitable[bytes]], limit_bytes: int) -> bytes:
+    """A body to its end, b"" from `read`; or what came until there was more than the limit. Raises: as `read` does."""
+    parts: list[bytes] = []
+    size_bytes = 0
+    while size_bytes <= limit_bytes and (part := await read()):
+        parts.append(part)
+        size_bytes += len(part)
+    return b"".join(parts)

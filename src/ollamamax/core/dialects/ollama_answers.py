@@ -23,6 +23,8 @@ from ollamamax.core.types import (
 ZoneOffset = Callable[[int], int]
 """Unix seconds to the local zone's offset in seconds, east positive."""
 
+SPOKEN_VERSION: Final = "0.33.0"
+"""Of Ollama's API. Clients choose by it what they ask for, and some refuse what is older than they know."""
 _NS_PER_MS: Final = 1_000_000
 _FOREVER_NS: Final = (1 << 63) - 1
 _NO_ANSWER: Final = ("load", "unload")
@@ -98,6 +100,11 @@ class OllamaAnswer:
         if chunk.logprobs:
             answer["logprobs"] = [logprob(item) for item in chunk.logprobs]
         return answer
+
+
+def version(program: str) -> dict[str, str]:
+    """Of /api/version. program: this program's own version, for people and for our own command line."""
+    return {"version": SPOKEN_VERSION, "ollamamax": program}
 
 
 def arguments_of(call: ToolCall) -> dict[str, Any]:

@@ -51,11 +51,13 @@
     │   └── LoadTimeout        the model was not loaded within the limit
     ├── PeerError              another node failed a call
     │   ├── PeerUnavailable    can't be reached, or closed before it answered
+    │   │   └── PeerUnreachable    no connection: nothing was sent
     │   ├── PeerTimeout        no answer within the deadline
     │   ├── PeerProtocol       its answer can't be understood, or is too large
     │   └── PeerVersion        it speaks no version that this program speaks
     ├── StateError             the cluster's replicated state
     │   ├── StateUnavailable   can't be reached: nothing can be written now
+    │   │   └── StateElsewhere     whoever was asked does not hold it: nothing was done
     │   ├── StateCompacted     that far back is no longer kept
     │   ├── StateCorrupt       its file can't be read
     │   └── StateTooNew        written by a newer program
@@ -82,9 +84,11 @@ from ollamamax.core.errors.cluster import (
     PeerProtocol,
     PeerTimeout,
     PeerUnavailable,
+    PeerUnreachable,
     PeerVersion,
     StateCompacted,
     StateCorrupt,
+    StateElsewhere,
     StateError,
     StateTooNew,
     StateUnavailable,
@@ -189,6 +193,7 @@ __all__ = [
     "PeerProtocol",
     "PeerTimeout",
     "PeerUnavailable",
+    "PeerUnreachable",
     "PeerVersion",
     "QueueFull",
     "RangeIgnored",
@@ -202,6 +207,7 @@ __all__ = [
     "ShuttingDown",
     "StateCompacted",
     "StateCorrupt",
+    "StateElsewhere",
     "StateError",
     "StateTooNew",
     "StateUnavailable",

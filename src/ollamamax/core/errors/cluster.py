@@ -53,6 +53,12 @@ class PeerUnavailable(PeerError):
     code = "peer_unavailable"
 
 
+class PeerUnreachable(PeerUnavailable):
+    """There is no connection to it: nothing was sent."""
+
+    code = "peer_unreachable"
+
+
 class PeerTimeout(PeerError):
     """It did not answer within the deadline."""
 
@@ -82,6 +88,12 @@ class StateUnavailable(StateError):
 
     code = "state_unavailable"
     retry = Retry.LATER
+
+
+class StateElsewhere(StateUnavailable):
+    """The node that was asked does not hold it (any more): nothing was done."""
+
+    code = "state_elsewhere"
 
 
 class StateCompacted(StateError):
