@@ -4,13 +4,15 @@ Two runs on one machine. *Nodes*: each has mesh, membership and fact sheet as in
 else; the three routers and one more node have processes of their own, the rest share some. *Light clients*: sessions
 that have a token, and some of which follow all tokens, to load three routers, which are real.
 
+Every process has imported what an idle `ollamamax serve` has, so that its memory is a node's but for what a node opens
+beside the mesh. USS: of the process alone; RSS: with what it shares with others, code of libraries above all.
+
 All processes share the cores, so that times are those of a machine that does the work of all nodes at once.
 """
 
 import argparse
 import asyncio
 import json
-import logging
 import random
 import subprocess
 import sys
@@ -24,7 +26,6 @@ from typing import Any
 
 import msgspec
 import psutil
-import structlog
 import zenoh
 from msgspec.structs import replace
 
@@ -35,6 +36,7 @@ from ollamamax.adapters.network import zenoh_config
 from ollamamax.adapters.network.zenoh_mesh import ZenohMesh
 from ollamamax.adapters.network.zenoh_reach import reachable
 from ollamamax.adapters.system.clock import SystemClock, SystemDice
+from ollamamax.adapters.telemetry import logs
 from ollamamax.core.catalog.catalog import Catalog
 from ollamamax.core.errors import PeerUnavailable
 from ollamamax.core.membership.detector import PeerState
@@ -44,10 +46,21 @@ from ollamamax.services.fact_sheet import FactSheet
 from ollamamax.services.membership import Membership, MembershipConfig
 from ollamamax.services.node_host import PING, Pong
 
+HERE = Path(__file__).resolve().parent
 ROUTERS = 3
 CROWDS = 4
 FOLLOWING = 10
 IDLE_S = 20.0
+AS_SERVE = """
+import runpy, sys
+from ollamamax.cli import serving
+serving.import_structlog()
+import ollamamax.main, uvloop
+folder, script = sys.argv[1:3]
+del sys.argv[1:3]
+sys.path.insert(0, folder)
+runpy.run_path(script, run_name="__main__")
+"""
 MODELS = 8
 
 
@@ -219,9 +232,8 @@ class Child:
     """A process that runs a job."""
 
     def __init__(self, job: Job) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "--child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        command = [sys.executable, "-c", AS_SERVE, str(HERE), __file__, "--child"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self.process.stdin is not None
         data = msgspec.msgpack.encode(job)
         self.process.stdin.write(len(data).to_bytes(4, "big") + data)
@@ -263,13 +275,19 @@ def base_port(count: int) -> int:
     return random.randrange(10_000, 32_000 - 2 * count, 2)
 
 
-def idle_cost(processes: Sequence[subprocess.Popen[bytes]]) -> list[tuple[float, float]]:
-    """Of each, after a while: resident memory in MB, and CPU in percent of a core over IDLE_S."""
+def idle_cost(processes: Sequence[subprocess.Popen[bytes]]) -> list[tuple[float, float, float]]:
+    """Of each, after a while: USS and RSS in MB, and CPU in percent of a core over IDLE_S."""
     watched = [psutil.Process(process.pid) for process in processes]
     before = [sum(one.cpu_times()[:2]) for one in watched]
     time.sleep(IDLE_S)
     spent = [sum(one.cpu_times()[:2]) - start for one, start in zip(watched, before, strict=True)]
-    return [(one.memory_info().rss / 1e6, cpu / IDLE_S * 100) for one, cpu in zip(watched, spent, strict=True)]
+    memory = [one.memory_full_info() for one in watched]
+    return [(own.uss / 1e6, own.rss / 1e6, cpu / IDLE_S * 100) for own, cpu in zip(memory, spent, strict=True)]
+
+
+def told(uss_mb: float, rss_mb: float, cpu: float) -> str:
+    """A cost in words."""
+    return f"USS {uss_mb:.0f} MB, RSS {rss_mb:.0f} MB, {cpu:.2f} % of a core"
 
 
 def run_nodes(keys: NodeKeys, count: int) -> None:
@@ -289,8 +307,8 @@ def run_nodes(keys: NodeKeys, count: int) -> None:
         print(f"{count} nodes: all joined after {joined - began:.1f} s; full view {full - joined:.1f} s after the last")
         time.sleep(IDLE_S)  # until what follows a join has been done
         costs = idle_cost([child.process for child in made[: ROUTERS + 1]])
-    for name, (memory_mb, cpu) in zip(["router"] * ROUTERS + ["client"], costs, strict=True):
-        print(f"  idle {name}, alone in its process: {memory_mb:.0f} MB, {cpu:.2f} % of a core")
+    for name, cost in zip(["router"] * ROUTERS + ["client"], costs, strict=True):
+        print(f"  idle {name}, alone in its process: {told(*cost)}")
 
 
 def run_light(keys: NodeKeys, count: int) -> None:
@@ -312,8 +330,8 @@ def run_light(keys: NodeKeys, count: int) -> None:
             f"{count} light clients: joined in {joined - began:.1f} s; full view {full - joined:.1f} s after the last"
         )
         costs = idle_cost([child.process for child in made])
-    for memory_mb, cpu in costs:
-        print(f"  idle router: {memory_mb:.0f} MB, {cpu:.2f} % of a core")
+    for cost in costs:
+        print(f"  idle router: {told(*cost)}")
 
 
 def main() -> None:
@@ -323,7 +341,7 @@ def main() -> None:
     parser.add_argument("--light", type=int, default=1000, help="light clients (0: skip)")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    logs.configure("error", json=False)
     if options.child:
         size = int.from_bytes(sys.stdin.buffer.read(4), "big")
         asyncio.run(be_nodes(msgspec.msgpack.decode(sys.stdin.buffer.read(size), type=Job)))

@@ -6,10 +6,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
-from uvicorn import Config
-from uvicorn.server import ServerState
 
 from ollamamax.api.http_protocol import HttpProtocol
+from ollamamax.api.listener_state import Config, ServerState
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -41,8 +40,7 @@ class Client:
 
 @asynccontextmanager
 async def connected(app: App, keep_alive_s: float = 75) -> AsyncIterator[tuple[Client, ServerState]]:
-    config = Config(app, interface="asgi3", log_config=None, timeout_keep_alive=keep_alive_s)  # type: ignore[arg-type]
-    config.load()
+    config = Config(app, keep_alive_s)
     state = ServerState()
     state.default_headers = [(b"date", b"today")]
     loop = asyncio.get_running_loop()

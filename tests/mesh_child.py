@@ -1,4 +1,6 @@
-"""A process that takes part in a mesh as a client until it is killed: `python mesh_child.py` with a config on stdin."""
+"""A process that takes part in a mesh as a client until it is killed or its standard input, which begins with a line
+that is its config, ends.
+"""
 
 import asyncio
 import sys
@@ -12,8 +14,9 @@ from ollamamax.ports import MeshConfig
 async def take_part(config: MeshConfig) -> None:
     mesh = ZenohMesh()
     await mesh.open(config)
-    await asyncio.Event().wait()
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.buffer.read)
+    await mesh.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(take_part(msgspec.msgpack.decode(sys.stdin.buffer.read(), type=MeshConfig)))
+    asyncio.run(take_part(msgspec.json.decode(sys.stdin.buffer.readline(), type=MeshConfig)))

@@ -1,14 +1,17 @@
 """Nodes of a mesh for tests: papers, free ports, and what each has heard so far."""
 
 import asyncio
-import socket
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
+from typing import TypeVar
 
+from free_ports import free_port
 from ollamamax.ports import Mesh, MeshConfig, MeshEvent, MeshRole, NodeKeys
 from peer_world import Cluster
 
-WAIT_S = 5.0
+WAIT_S = 60.0
+_PAUSE_S = 0.02
+T = TypeVar("T")
 
 
 def node_id(letter: str) -> str:
@@ -16,16 +19,15 @@ def node_id(letter: str) -> str:
 
 
 def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 class Ear:
-    """Reads a mesh's events as they come."""
+    """Reads a mesh's events as they come. letter: of the node."""
 
-    def __init__(self, mesh: Mesh) -> None:
+    def __init__(self, mesh: Mesh, letter: str) -> None:
         self.mesh = mesh
+        self.letter = letter
         self.signs: list[tuple[str, bool]] = []
         self.messages: list[tuple[str, bytes]] = []
         self.alive: set[str] = set()
@@ -49,9 +51,9 @@ class Ear:
         else:
             self.alive.discard(event.node_id[:1])
 
-    async def until(self, holds: Callable[[], bool]) -> None:
+    async def until(self, holds: Callable[[], bool], limit_s: float = WAIT_S) -> None:
         try:
-            async with asyncio.timeout(WAIT_S), self._news:
+            async with asyncio.timeout(limit_s), self._news:
                 await self._news.wait_for(holds)
         except TimeoutError:
             raise AssertionError(f"heard {self.alive}, {self.signs}, {self.messages}") from None
@@ -111,9 +113,9 @@ class Nodes:
 
     async def open(self, config: MeshConfig) -> Ear:
         """A new mesh, opened so; closed at the end."""
-        ear = Ear(self.make())
+        ear = Ear(self.make(), config.keys.node_id[:1])
         self.ears.append(ear)
-        whole = f"all of {config.keys.node_id[:1]}".encode()
+        whole = f"all of {ear.letter}".encode()
         ear.mesh.answer(lambda: whole)
         await ear.mesh.open(config)
         return ear
@@ -132,6 +134,38 @@ async def mesh_nodes(make: Callable[[], Mesh]) -> AsyncGenerator[Nodes, None]:
         yield nodes
     finally:
         await asyncio.gather(*(ear.close() for ear in nodes.ears))
+
+
+async def comes_to(wanted: T, ask: Callable[[], Awaitable[T]]) -> None:
+    """Returns once the answer is the one that is wanted; fails with the last one."""
+    found: list[T] = []
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while not found or found[-1] != wanted:
+                found.append(await ask())
+                await asyncio.sleep(_PAUSE_S)
+    except TimeoutError:
+        raise AssertionError(f"wanted {wanted}, last found {found[-1:]}") from None
+
+
+async def hears(ear: Ear, letters: str) -> None:
+    """Asked anew, who is there now comes to be these."""
+    await comes_to(set(letters), lambda: heard_by(ear))
+
+
+async def is_told(ear: Ear, answers: dict[str, bytes], letter: str = "") -> None:
+    """What it is told, by one node or by all, comes to be this."""
+    await comes_to(answers, lambda: told_to(ear, letter))
+
+
+async def tells(speaker: Ear, data: bytes, *ears: Ear) -> None:
+    """All of them come to hear it: told again where it was lost, as it may be while links come and go."""
+
+    async def have_heard() -> bool:
+        await speaker.mesh.publish(data)
+        return all((speaker.letter, data) in ear.messages for ear in ears)
+
+    await comes_to(True, have_heard)
 
 
 async def heard_by(ear: Ear) -> set[str]:

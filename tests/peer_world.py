@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from certificates import builder
 from ollamamax.adapters.network.peer_link import TlsPeerLink
 from ollamamax.adapters.network.peer_pool import LinkLimits
 from ollamamax.adapters.network.peer_server import ListenerLimits, PeerServer
@@ -50,21 +51,19 @@ class Cluster:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name(cluster_id, "authority")
         usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-        builder = _builder(self._name, self._name, self._key, DAY, DAY)
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        self.ca = (
-            builder.add_extension(usage, critical=True).sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
-        )
+        made = builder(self._name, self._name, self._key)
+        made = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        self.ca = made.add_extension(usage, critical=True).sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
     def keys(self, node_id: str, ends_in: datetime.timedelta = DAY, ca: bytes = b"", common_name: str = "") -> NodeKeys:
         """Papers of a node. ca: whom it trusts, if not this authority."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _name(self.cluster_id, common_name or node_id)
-        builder = _builder(subject, self._name, key, 2 * DAY, ends_in)
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(f"{node_id}.ollamamax")]), False)
+        made = builder(subject, self._name, key, 2 * DAY, ends_in)
+        made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(f"{node_id}.ollamamax")]), False)
         uses = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
-        builder = builder.add_extension(x509.ExtendedKeyUsage(uses), critical=False)
-        certificate = builder.sign(self._key, hashes.SHA256())
+        made = made.add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+        certificate = made.sign(self._key, hashes.SHA256())
         return NodeKeys(
             node_id=node_id,
             cluster_id=self.cluster_id,
@@ -149,19 +148,4 @@ def _name(organization: str, common_name: str) -> x509.Name:
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization),
             x509.NameAttribute(NameOID.COMMON_NAME, common_name),
         ]
-    )
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: Any, before: datetime.timedelta, after: datetime.timedelta
-) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - before)
-        .not_valid_after(now + after)
     )

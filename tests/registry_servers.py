@@ -1,12 +1,28 @@
-"""Small servers on loopback that play a registry."""
+"""Small servers on loopback that play a registry, and what they are asked for."""
 
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from ollamamax.core.modelspec import names
+from ollamamax.ports import Remote
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+DIGEST = "sha256:" + "ab" * 32
+DATA = bytes(range(256)) * 10
+
+
+def remote(host: str, insecure: bool = True) -> Remote:
+    """A model there."""
+    return Remote(names.parse(f"{host}/me/m:v1"), insecure)
+
+
+async def data() -> AsyncGenerator[bytes, None]:
+    """A body of DATA."""
+    yield DATA
 
 
 @asynccontextmanager

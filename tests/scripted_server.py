@@ -13,8 +13,8 @@ import socket
 import ssl
 import struct
 from collections.abc import Awaitable, Callable
-from types import TracebackType
-from typing import Self
+
+from loopback import LoopbackServer
 
 
 class Line:
@@ -56,45 +56,23 @@ class Line:
 Play = Callable[[Line], Awaitable[None]]
 
 
-class ScriptedServer:
-    """`play` is run for each connection, which is closed after it. lines: all connections so far."""
+class ScriptedServer(LoopbackServer):
+    """`play` is run for each connection. lines: all connections so far."""
 
     def __init__(self, play: Play, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(tls)
         self._play = play
-        self._tls = tls
-        self._tasks: set[asyncio.Task[None]] = set()
         self.lines: list[Line] = []
-        self.port = 0
 
     @property
     def url(self) -> str:
         """Its base URL."""
         return f"{'https' if self._tls else 'http'}://localhost:{self.port}"
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = Line(reader, writer, len(self.lines) + 1)
         self.lines.append(line)
         try:
             await self._play(line)
-        except (ConnectionError, ssl.SSLError, asyncio.CancelledError):
-            pass
         finally:
             line.is_gone.set()
-            writer.close()

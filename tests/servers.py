@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from loopback import LoopbackServer
 from ollamamax.core.options import parse_options
 from ollamamax.core.types import Options
 from ollamamax.testing.engine import DEFAULT_WORDS, Watched, scripted, token_id
@@ -207,43 +208,24 @@ def _said(word: str, is_chat: bool) -> Json:
     return {"message": {"role": "assistant", "content": word}} if is_chat else {"response": word}
 
 
-class RawServer:
+class RawServer(LoopbackServer):
     """Answers each connection's first bytes with `answer`, then closes it; never answers where that is None."""
 
     def __init__(self, answer: bytes | None) -> None:
+        super().__init__()
         self.answer = answer
-        self.url = ""
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            await reader.read(1 << 16)
-            if self.answer is None:
-                await asyncio.Event().wait()
-            else:
-                writer.write(self.answer)
-                await writer.drain()
-        except (ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1 << 16)
+        if self.answer is None:
+            await asyncio.Event().wait()
+        else:
+            writer.write(self.answer)
+            await writer.drain()
 
 
 def http_answer(body: bytes, status: str = "200 OK", chunked: bool = False) -> bytes:

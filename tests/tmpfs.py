@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+SMALL_BYTES = 1 << 20
+
 
 @contextmanager
-def tmpfs(path: Path, size_bytes: int = 1 << 20) -> Generator[Path, None, None]:
+def tmpfs(path: Path, size_bytes: int = SMALL_BYTES) -> Generator[Path, None, None]:
     """A tmpfs mounted at `path`. Where it can't be mounted the test is skipped, or fails where CI is set."""
     path.mkdir(parents=True, exist_ok=True)
     _mount("-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(path))

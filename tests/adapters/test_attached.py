@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
-from typing import Any
 
 import pytest
 
+from attached_talk import answer, attach, talk
 from ollamamax.adapters.engines.connector import Connector
 from ollamamax.adapters.engines.http import Deadlines
 from ollamamax.adapters.engines.ollama import OllamaEngine
@@ -22,22 +21,16 @@ from ollamamax.core.errors import (
     Unsupported,
 )
 from ollamamax.core.types import (
-    AttachedEngine,
-    ChatRequest,
     Chunk,
     EmbedRequest,
     EngineKind,
-    Message,
 )
-from ollamamax.ports import Engine
 from ollamamax.testing.clock import FakeClock, SeededDice
 from servers import FakeOllama, FakeOpenAI, FakeServer, RawServer, http_answer
 
 KINDS = (EngineKind.OLLAMA, EngineKind.OPENAI)
 BRISK = Deadlines(connect_ms=2_000, idle_ms=300, probe_ms=300)
 ONE_TEXT = EmbedRequest(model="m", inputs=("x",))
-HELLO = (Message("user", "hello"),)
-TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
 
 
 @pytest.fixture
@@ -46,19 +39,6 @@ async def connector() -> AsyncIterator[Connector]:
     async with asyncio.timeout(20):
         yield made
         await made.aclose()
-
-
-def attach(connector: Connector, url: str, kind: EngineKind, api_key: str = "") -> Engine:
-    return connector.connect(AttachedEngine(name="far", kind=kind, url=url, api_key=api_key))
-
-
-def talk(**more: Any) -> ChatRequest:
-    return ChatRequest(**{"model": "m", "messages": HELLO, **more})
-
-
-async def answer(engine: Engine, request: ChatRequest) -> list[Chunk]:
-    async with aclosing(engine.generate(request, "tiny:latest")) as stream:
-        return [chunk async for read in stream for chunk in read]
 
 
 def fake(kind: EngineKind) -> FakeServer:

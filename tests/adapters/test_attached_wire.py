@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
-from typing import Any
 
 import pytest
 
+from attached_talk import TOOL, answer, attach, talk
 from ollamamax.adapters.engines.connector import Connector
 from ollamamax.core.errors import (
     EngineCrashed,
@@ -16,7 +15,6 @@ from ollamamax.core.errors import (
 )
 from ollamamax.core.types import (
     FOREVER_MS,
-    AttachedEngine,
     ChatRequest,
     Chunk,
     EngineKind,
@@ -24,12 +22,8 @@ from ollamamax.core.types import (
     Options,
     ToolCall,
 )
-from ollamamax.ports import Engine
 from ollamamax.testing.clock import FakeClock, SeededDice
 from servers import FakeOllama, FakeOpenAI, RawServer, http_answer
-
-HELLO = (Message("user", "hello"),)
-TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
 
 
 @pytest.fixture
@@ -38,19 +32,6 @@ async def connector() -> AsyncIterator[Connector]:
     async with asyncio.timeout(20):
         yield made
         await made.aclose()
-
-
-def attach(connector: Connector, url: str, kind: EngineKind, api_key: str = "") -> Engine:
-    return connector.connect(AttachedEngine(name="far", kind=kind, url=url, api_key=api_key))
-
-
-def talk(**more: Any) -> ChatRequest:
-    return ChatRequest(**{"model": "m", "messages": HELLO, **more})
-
-
-async def answer(engine: Engine, request: ChatRequest) -> list[Chunk]:
-    async with aclosing(engine.generate(request, "tiny:latest")) as stream:
-        return [chunk async for read in stream for chunk in read]
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])

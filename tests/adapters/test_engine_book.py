@@ -35,5 +35,5 @@ async def test_a_damaged_file_is_named_and_left_alone(tmp_path: Path, text: str)
 
 async def test_an_unwritable_home_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StoreError, match="can't access .*/file/engines.json"):
+    with pytest.raises(StoreError, match=r"can't access .*/file/engines\.json"):
         await FileEngineBook(tmp_path / "file").save((BOX,))

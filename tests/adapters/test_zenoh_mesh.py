@@ -10,8 +10,8 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,19 @@ import pytest
 import zenoh
 from msgspec.structs import replace
 
-from mesh_world import Ear, Nodes, free_address, heard_by, mesh_nodes, node_id, told_to
+from mesh_world import (
+    WAIT_S,
+    Ear,
+    Nodes,
+    comes_to,
+    free_address,
+    heard_by,
+    hears,
+    is_told,
+    mesh_nodes,
+    node_id,
+    told_to,
+)
 from ollamamax.adapters.network import zenoh_config
 from ollamamax.adapters.network.zenoh_mesh import ZenohMesh
 from ollamamax.adapters.network.zenoh_scout import ZenohScout, _peer_addresses
@@ -85,9 +97,14 @@ async def test_a_certificate_that_expired_is_refused(nodes: Nodes) -> None:
 
 async def test_a_certificate_that_expires_ends_the_session(nodes: Nodes) -> None:
     a = await nodes.router("a")
-    nodes.papers["d"] = nodes.cluster.keys(node_id("d"), 3 * SECONDS)
-    d = await nodes.client("d", "a")
-    await a.sees("ad")
+    for seconds in (3, 6, 12, 24, 48):  # a machine may be too slow to connect before it ends
+        nodes.papers["d"] = nodes.cluster.keys(node_id("d"), seconds * SECONDS)
+        d = await nodes.client("d", "a")
+        with suppress(AssertionError):
+            await a.until(lambda: ("d", True) in a.signs, seconds)
+            break
+        await d.close()
+    assert ("d", True) in a.signs
     await a.sees("a")
     await d.sees("")
 
@@ -107,7 +124,7 @@ async def test_who_hangs_on_a_removed_router_tells_it_nothing(nodes: Nodes) -> N
     await d.mesh.publish(b"listen to me")
     assert await told_to(b) == {}
     assert await told_to(d) == {}
-    assert await heard_by(d) == {"d"}
+    await hears(d, "d")
     assert b.messages == d.messages == []
 
 
@@ -118,8 +135,7 @@ async def test_a_caller_without_a_certificate_is_refused(nodes: Nodes) -> None:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 
     def call() -> bytes:
-        with socket.create_connection((host, int(port)), 5) as plain, context.wrap_socket(plain) as secured:
-            secured.settimeout(5)
+        with socket.create_connection((host, int(port)), WAIT_S) as plain, context.wrap_socket(plain) as secured:
             return secured.recv(1)
 
     with pytest.raises((ssl.SSLError, ConnectionError)):
@@ -193,7 +209,7 @@ async def test_answers_that_are_too_large_or_of_nobody_are_left_out(nodes: Nodes
     raw.token(node_id("c"))
     a = nodes.ears[0]
     await a.sees("ac")
-    assert await told_to(a) == {"e": b"good"}
+    await is_told(a, {"e": b"good"})
 
 
 async def test_more_nodes_than_zenohs_queues_hold_are_counted(nodes: Nodes, raw: Raw) -> None:
@@ -201,7 +217,11 @@ async def test_more_nodes_than_zenohs_queues_hold_are_counted(nodes: Nodes, raw:
         raw.token(f"{number:016x}")
     a = nodes.ears[0]
     await a.until(lambda: len(a.signs) >= 401)
-    assert len(await a.mesh.alive()) == 401
+
+    async def counted() -> int:
+        return len(await a.mesh.alive())
+
+    await comes_to(401, counted)
 
 
 # --- addresses -------------------------------------------------------------------------------------------------
@@ -240,9 +260,13 @@ async def test_a_router_is_found_on_the_lan_and_by_clients_that_know_no_address(
     port = free_address().rpartition(":")[2]
     nodes.addresses["a"] = f"0.0.0.0:{port}"
     a = await nodes.open(replace(nodes.config("a", ROUTER), multicast=True))
-    found = await ZenohScout().scout(1_000.0)
-    addresses = [address for node in found for address in node.addresses]
-    assert str(int(port) - 1) in {address.rpartition(":")[2] for address in addresses}
+
+    async def is_found() -> bool:
+        found = await ZenohScout().scout(1_000.0)
+        addresses = [address for node in found for address in node.addresses]
+        return str(int(port) - 1) in {address.rpartition(":")[2] for address in addresses}
+
+    await comes_to(True, is_found)
     nodes.addresses["a"] = free_address()
     await nodes.open(replace(nodes.config("b", CLIENT), multicast=True))
     await a.sees("ab")
@@ -309,40 +333,44 @@ async def test_a_session_that_breaks_is_as_good_as_lost_and_can_be_replaced(
 # --- processes that die or fall silent -------------------------------------------------------------------------
 
 
-def child(config: MeshConfig) -> subprocess.Popen[bytes]:
+@asynccontextmanager
+async def child(config: MeshConfig) -> AsyncIterator[subprocess.Popen[bytes]]:
     made = subprocess.Popen(
         [sys.executable, str(Path(__file__).parent.parent / "mesh_child.py")],
         stdin=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert made.stdin is not None
-    made.stdin.write(msgspec.msgpack.encode(config))
-    made.stdin.close()
-    return made
+    try:
+        made.stdin.write(msgspec.json.encode(config) + b"\n")
+        made.stdin.flush()
+        yield made
+    finally:
+        made.kill()
+        made.wait(WAIT_S)
+        made.stdin.close()
 
 
-async def test_a_killed_process_is_missed_at_once_and_a_silent_one_after_its_lease(nodes: Nodes) -> None:
+async def test_a_silent_process_is_missed_after_its_lease_and_comes_back(nodes: Nodes) -> None:
     a = await nodes.router("a")
     b = await nodes.client("b")
-    process = child(nodes.config("c", CLIENT, lease_ms=1_000))
-    try:
+    async with child(nodes.config("c", CLIENT, lease_ms=1_000)) as process:
         for ear in (a, b):
             await ear.sees("abc")
         process.send_signal(signal.SIGSTOP)
-        began_s = time.monotonic()
         for ear in (a, b):
             await ear.sees("ab")
-        assert time.monotonic() - began_s < 2.5
         process.send_signal(signal.SIGCONT)
-        began_s = time.monotonic()
         for ear in (a, b):
             await ear.sees("abc")
-        assert time.monotonic() - began_s < 3.0
+
+
+async def test_a_killed_process_is_missed_without_waiting_for_its_lease(nodes: Nodes) -> None:
+    a = await nodes.router("a")
+    b = await nodes.client("b")
+    async with child(nodes.config("c", CLIENT, lease_ms=1_000_000)) as process:
+        for ear in (a, b):
+            await ear.sees("abc")
         process.kill()
-        began_s = time.monotonic()
         for ear in (a, b):
             await ear.sees("ab")
-        assert time.monotonic() - began_s < 1.0
-    finally:
-        process.kill()
-        process.wait(10)

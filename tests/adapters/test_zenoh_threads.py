@@ -11,7 +11,7 @@ from ollamamax.adapters.network.zenoh_reach import reachable
 from ollamamax.adapters.network.zenoh_threads import Broken, Calls, Worker
 from ollamamax.ports import MeshEvent
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 SIGN = MeshEvent("a" * 16, True)
 
 

@@ -261,6 +261,7 @@ async def test_metrics_are_of_the_moment() -> None:
     async with serving() as node:
         await node.client.get("/metrics")
         assert node.meter.clusters == [cluster_of(node).shown]
+        assert node.meter.queues == [node.gateway.load()]
     async with serving(alone=True) as node:
         assert (await node.client.get("/metrics")).status_code == 200
         assert node.meter.clusters == []

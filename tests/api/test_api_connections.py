@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from email.utils import parsedate_to_datetime
 
 import pytest
 from api_fakes import DIGEST, LIMIT_S, Node, ask, http, serving
@@ -195,7 +197,7 @@ async def test_close_does_not_wait_for_what_can_not_be_ended(monkeypatch: pytest
             await node.listener.close(10)
             assert not answer.done()
             freed.set()
-        while node.listener._server.server_state.connections:
+        while node.listener._state.connections:
             await asyncio.sleep(0)
 
 
@@ -218,3 +220,24 @@ def test_it_runs_on_the_products_loop() -> None:
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         assert runner.run(scenario()) == 200
+
+
+async def test_responses_are_dated_and_a_listener_without_clients_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ollamamax.api.server._DATE_S", 0.01)
+    async with serving() as node:
+        state = node.listener._state
+        assert node.listener._date is None
+        reader, writer = await node.dial()
+        writer.write(http("GET", "/api/version"))
+        _, headers, _ = await read_reply(reader)
+        assert abs(parsedate_to_datetime(headers["date"]).timestamp() - time.time()) < LIMIT_S
+        state.default_headers = []
+        while not state.default_headers:
+            await asyncio.sleep(0)
+        writer.close()
+        while state.connections or node.listener._date is not None:
+            await asyncio.sleep(0.001)
+        _, writer = await node.dial()
+        while node.listener._date is None:
+            await asyncio.sleep(0)
+        writer.close()

@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
-from http_server import GET, OK, answering, connected, echo
+from http_server import GET, OK, answering, body_of, connected, echo
+from ollamamax.api.exchange import WHOLE_BODY
+
+POST = b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -91,6 +94,41 @@ async def test_a_client_that_asks_before_it_sends() -> None:
         assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
         assert (await client.ask(b"body"))[1] == b"/|/||body"
         assert (await client.ask(GET))[1] == b"/a|/a||"
+
+
+async def test_a_client_that_does_not_wait_for_the_answer_is_not_told_to_go_on() -> None:
+    async with connected(echo) as (client, _):
+        head, said = await client.ask(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\nbody")
+        assert (head.partition(b"\r\n")[0], said) == (b"HTTP/1.1 200 OK", b"/|/||body")
+
+
+async def test_a_body_that_has_come_whole_stands_in_the_scope_until_the_client_is_gone() -> None:
+    scopes: list[Scope] = []
+    seen: list[tuple[bytes | None, bytes]] = []
+    may_end = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+        seen.append((scope.get(WHOLE_BODY), await body_of(receive)))
+        if len(seen) == 3:
+            await may_end.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": OK})
+        await send({"type": "http.response.body", "body": b"hi"})
+
+    async with connected(app) as (client, _):
+        await client.ask(POST + b"body")
+        client.writer.write(POST)
+        while len(scopes) < 2:
+            await asyncio.sleep(0)
+        await client.ask(b"late")
+        client.writer.write(POST + b"gone")
+        while len(seen) < 3:
+            await asyncio.sleep(0)
+        client.writer.transport.abort()
+        while WHOLE_BODY in scopes[2]:
+            await asyncio.sleep(0)
+        may_end.set()
+    assert seen == [(b"body", b"body"), (None, b"late"), (b"gone", b"gone")]
 
 
 async def test_a_body_that_nobody_reads_is_not_taken() -> None:

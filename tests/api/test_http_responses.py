@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 from starlette.types import Receive, Scope, Send
-from uvicorn import Config
-from uvicorn.server import ServerState
 
 from http_server import GET, OK, App, answering, body_of, connected, echo
 from ollamamax.api.http_protocol import HttpProtocol
+from ollamamax.api.listener_state import Config, ServerState
 
 
 async def test_a_response_of_unknown_length() -> None:
@@ -30,10 +29,8 @@ async def test_the_head_leaves_with_the_body() -> None:
         def is_closing(self) -> bool:
             return False
 
-    config = Config(answering(headers=OK), interface="asgi3", log_config=None)
-    config.load()
     state = ServerState()
-    protocol = HttpProtocol(config, state, {})
+    protocol = HttpProtocol(Config(answering(headers=OK), 75), state, {})
     protocol.connection_made(Transport())
     protocol.data_received(GET)
     await asyncio.gather(*state.tasks)

@@ -264,8 +264,13 @@ def test_an_answer_that_breaks_off(cli: Cli, lines: tuple[Any, ...], text: str) 
 def test_an_embedding_model_prints_a_vector(cli: Cli) -> None:
     cli.node.answers["POST /api/show"] = Reply(body={"capabilities": ["embedding"]})
     cli.node.answers["POST /api/embed"] = Reply(body={"embeddings": [[0.6, 0.8]]})
-    assert json.loads(cli("run", "e", "--dimensions", "2", "text").out) == [0.6, 0.8]
+    assert cli("run", "e", "--dimensions", "2", "text").out == "[0.6, 0.8]\n"
     assert cli.node.asked[-1].json == {"model": "e", "input": "text", "dimensions": 2}
+    cli("run", "e", "text", "--truncate=false")
+    assert cli.node.asked[-1].json == {"model": "e", "input": "text", "truncate": False}
+    cli("run", "e", "--truncate", "text")
+    assert cli.node.asked[-1].json == {"model": "e", "input": "text", "truncate": True}
+    assert 'invalid --truncate value: "so"' in cli("run", "e", "text", "--truncate=so").err
     assert "can't talk" in cli("run", "e").err
 
 
@@ -324,6 +329,14 @@ def test_what_needs_no_node_imports_no_heavy_module(word: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("word", ["signin", "signout"])
+def test_commands_of_the_account_are_none(cli: Cli, word: str) -> None:
+    done = cli(word)
+    assert done.code == 2
+    assert f"No such command '{word}'" in done.err
+    assert not cli.node.asked
 
 
 def test_ctrl_c_ends_with_130(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

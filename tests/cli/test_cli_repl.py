@@ -140,7 +140,8 @@ def test_a_system_message_of_several_lines(node: FakeNode, client: Client) -> No
         ("/show system", "You are small."),
         ("/show template", "{{ .Prompt }}"),
         ("/show parameters", "temperature                    0.5"),
-        ("/list", "NAME"),
+        ("/list", "tiny:latest"),
+        ("/list TI", "tiny:latest"),
         ("/?", "Available commands:"),
         ("/help set", "/set wordwrap"),
         ("/? /show", "/show license"),
@@ -152,9 +153,11 @@ def test_a_system_message_of_several_lines(node: FakeNode, client: Client) -> No
 def test_what_commands_say(
     node: FakeNode, client: Client, capsys: pytest.CaptureFixture[str], line: str, said: str
 ) -> None:
-    node.answers["GET /api/tags"] = Reply(body={"models": []})
+    node.answers["GET /api/tags"] = Reply(body={"models": [{"name": "tiny:latest"}, {"name": "other:latest"}]})
     converse(client, line)
-    assert said in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert said in out
+    assert ("other:latest" in out) == (line == "/list")
     assert not bodies(node)
 
 
@@ -307,6 +310,27 @@ def test_for_real_on_a_terminal(node: FakeNode, tmp_path: Path) -> None:
     finally:
         terminal.end()
     assert "+slow\n" in (tmp_path / ".ollamamax" / "history").read_text()
+
+
+def test_a_prompt_written_in_an_editor(node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\necho "from the editor" > "$1"\n')
+    editor.chmod(0o755)
+    monkeypatch.setenv("VISUAL", str(editor))
+    node.answers["POST /api/chat"] = chat_answer("Hm.")
+    terminal = Pty("run", "tiny", node=node.url, home=tmp_path)
+    try:
+        terminal.expect(">>>")
+        terminal.type("\x07")
+        terminal.expect("from the editor")
+        terminal.type("\r")
+        terminal.expect("Hm.")
+        terminal.expect(">>>")
+        terminal.type("\x04")
+        assert terminal.close() == 0
+    finally:
+        terminal.end()
+    assert bodies(node)[0]["messages"] == [{"role": "user", "content": "from the editor"}]
 
 
 def test_a_single_answer_on_a_terminal(node: FakeNode, tmp_path: Path) -> None:

@@ -136,6 +136,10 @@ def test_a_description() -> None:
     )
 
 
+def test_a_description_of_what_a_model_requires() -> None:
+    assert "    requires            0.14.0\n" in describe(SHOWN | {"requires": "0.14.0"})
+
+
 def test_a_verbose_description() -> None:
     text = describe(SHOWN | {"tensors": [{"name": "t", "type": "F16", "shape": [2, 3]}]}, verbose=True)
     assert "  Metadata\n    general.architecture      llama\n" in text

@@ -4,8 +4,6 @@ import asyncio
 import hashlib
 import os
 import random
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -15,27 +13,11 @@ from ollamamax.adapters.storage.ollama_store import OllamaStore
 from ollamamax.core.errors import BadRequest, DigestMismatch, DiskFull
 from ollamamax.ports import BlobPart, BlobStore, PartedBlob
 from ollamamax.testing.store import MemoryStore
-from tmpfs import tmpfs
+from tmpfs import SMALL_BYTES
 
 DATA = random.Random(1).randbytes(1000)
 DIGEST = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
 SIZES = [400, 400, 200]
-SMALL_STORE_BYTES = 1 << 20
-
-
-@pytest.fixture(params=["disk", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    return OllamaStore(tmp_path) if request.param == "disk" else MemoryStore()
-
-
-@pytest.fixture(params=["disk", "memory"])
-def small_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]:
-    """One with room for a mebibyte."""
-    if request.param == "memory":
-        yield MemoryStore(capacity_bytes=SMALL_STORE_BYTES)
-        return
-    with tmpfs(tmp_path / "small", SMALL_STORE_BYTES) as path:
-        yield OllamaStore(path)
 
 
 async def write_rest(blob: PartedBlob, data: bytes = DATA) -> None:
@@ -146,26 +128,26 @@ async def test_what_is_no_digest_is_refused(store: BlobStore) -> None:
 async def test_room_is_looked_for_beforehand(small_store: BlobStore) -> None:
     await small_store.check_room({})
     await small_store.check_room({DIGEST: 1000})
-    large = SMALL_STORE_BYTES * 2
+    large = SMALL_BYTES * 2
     with pytest.raises(DiskFull, match=r"needs .*\d+ bytes.* and \d+ are free"):
         await small_store.check_room({DIGEST: 1000, "sha256:" + "0" * 64: large})
 
 
 async def test_what_has_come_needs_no_room(small_store: BlobStore) -> None:
-    data = os.urandom(SMALL_STORE_BYTES * 3 // 4)
+    data = os.urandom(SMALL_BYTES * 3 // 4)
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     half = len(data) // 2
     blob = await small_store.open_parts(digest, len(data), [half, len(data) - half])
     await blob.write(0, data[:half])
-    await small_store.put_bytes(b"b" * (SMALL_STORE_BYTES // 8))
+    await small_store.put_bytes(b"b" * (SMALL_BYTES // 8))
     await small_store.check_room({digest: len(data) // 2})
     await blob.close()
 
 
 async def test_a_full_disk_keeps_what_has_come(small_store: BlobStore) -> None:
-    data = os.urandom(SMALL_STORE_BYTES * 3 // 4)
+    data = os.urandom(SMALL_BYTES * 3 // 4)
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    ballast, _ = await small_store.put_bytes(b"b" * (SMALL_STORE_BYTES // 2))
+    ballast, _ = await small_store.put_bytes(b"b" * (SMALL_BYTES // 2))
     blob = await small_store.open_parts(digest, len(data), [len(data)])
     await blob.write(0, data[:100_000])
     with pytest.raises(DiskFull):

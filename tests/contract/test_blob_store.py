@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -23,28 +23,11 @@ from ollamamax.core.errors import (
 from ollamamax.core.modelspec import manifest, names
 from ollamamax.core.modelspec.manifest import Layer
 from ollamamax.ports import BlobStore
-from ollamamax.testing.store import MemoryStore
-from tmpfs import tmpfs
+from tmpfs import SMALL_BYTES
 
 DATA = b"some bytes of a model" * 1000
 DIGEST = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
 OTHER = "sha256:" + "0" * 64
-SMALL_STORE_BYTES = 1 << 20
-
-
-@pytest.fixture(params=["disk", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    return OllamaStore(tmp_path) if request.param == "disk" else MemoryStore()
-
-
-@pytest.fixture(params=["disk", "memory"])
-def small_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]:
-    """One with room for a mebibyte."""
-    if request.param == "memory":
-        yield MemoryStore(capacity_bytes=SMALL_STORE_BYTES)
-        return
-    with tmpfs(tmp_path / "small", SMALL_STORE_BYTES) as path:
-        yield OllamaStore(path)
 
 
 async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
@@ -295,7 +278,7 @@ async def test_a_gguf_that_is_cut_off(store: BlobStore, kept_bytes: int) -> None
 async def test_a_full_disk_loses_nothing(small_store: BlobStore) -> None:
     kept = await small_store.put_manifest(names.parse("tiny"), b"{}")
     await small_store.put_bytes(DATA)
-    large = bytes(SMALL_STORE_BYTES * 2)
+    large = bytes(SMALL_BYTES * 2)
     digest = f"sha256:{hashlib.sha256(large).hexdigest()}"
     with pytest.raises(DiskFull, match=r"needs at least \d+ bytes and \d+ are free"):
         await small_store.write_blob(pieces(large[:700_000], large[700_000:]), digest)

@@ -12,6 +12,9 @@ from nodes import LIMIT_S, Node, eventually
 
 from free_ports import free_port
 
+TOKENS = "ollamamax_output_tokens_total"
+FAILED = "ollamamax_attempts_failed_total"
+
 
 def cli(node: Node, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the command line against a node, from where the test runs."""
@@ -59,7 +62,9 @@ def cordon(node: Node, *names: str) -> None:
     """By way of a node; returns when that one knows."""
     for name in names:
         cli(node, "node", "cordon", name)
-    eventually(f"{names} are cordoned", lambda: {states(node)[name] for name in names} == {"cordoned"})
+    eventually(
+        f"{names} are cordoned", lambda: {name for name in names if states(node)[name] == "cordoned"} == {*names}
+    )
 
 
 def answer(node: Node, model: str = "tiny", prompt: str = "Hello!", **options: Any) -> dict[str, Any]:
@@ -71,11 +76,11 @@ def answer(node: Node, model: str = "tiny", prompt: str = "Hello!", **options: A
     return found
 
 
-def attempts(node: Node) -> dict[str, float]:
-    """By engine: tokens that it gave to requests that a node took, and attempts of it that failed, as one sum."""
+def by_engine(node: Node, *counters: str) -> dict[str, float]:
+    """Sums of these counters of a node (TOKENS, FAILED) by the engine that they are of."""
     found: dict[str, float] = {}
     for line in node.get("/metrics").text.splitlines():
-        if line.startswith(("ollamamax_output_tokens_total{", "ollamamax_attempts_failed_total{")):
+        if line.startswith(tuple(f"{counter}{{" for counter in counters)):
             engine = line.split('engine="')[1].split('"')[0]
             found[engine] = found.get(engine, 0.0) + float(line.rsplit(" ", 1)[1])
     return found
@@ -86,10 +91,16 @@ class Cluster:
 
     def __init__(self, make: Callable[[str], Node]) -> None:
         self._make = make
+        self._made: list[Node] = []
         self.nodes: list[Node] = []
 
+    def new(self, name: str) -> Node:
+        """One that does not run yet, and is not counted."""
+        self._made.append(self._make(name))
+        return self._made[-1]
+
     def found(self) -> Node:
-        node = self._make("n1").start()
+        node = self.new("n1").start()
         self.nodes.append(node)
         return node
 
@@ -99,7 +110,7 @@ class Cluster:
 
     def join(self, wait: bool = True) -> Node:
         """One more node, by a token of the founder."""
-        node = self._make(f"n{len(self.nodes) + 1}")
+        node = self.new(f"n{len(self.nodes) + 1}")
         node.arguments = ("--join", self.token())
         node.start(wait)
         node.arguments = ()
@@ -107,8 +118,8 @@ class Cluster:
         return node
 
     def stop(self) -> None:
-        for node in reversed(self.nodes):
-            if node.process is not None and node.process.poll() is None:
+        for node in reversed(self._made):
+            if node.process is not None:
                 node.kill()
 
 

@@ -24,7 +24,7 @@ def new_node(tmp_path: Path) -> Iterator[Callable[..., Node]]:
 
     yield make
     for node in nodes:
-        if node.process is not None and node.process.poll() is None:
+        if node.process is not None:
             node.stop()
 
 

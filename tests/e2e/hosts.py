@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from clusters import Cluster
 from nodes import LIMIT_S, Node
 
 _COUNTER = itertools.count()
@@ -148,3 +149,20 @@ class HostNode(Node):
             "OLLAMAMAX_PEER__PORT": "11435",
             "OLLAMAMAX_PEER__MULTICAST": "true",
         }
+
+
+class Hosts(Cluster):
+    """One node per host."""
+
+    def __init__(self, lan: Lan, folder: Path) -> None:
+        self.hosts: list[Host] = []
+
+        def make(name: str) -> Node:
+            home = folder / name
+            home.mkdir()
+            host = lan.add_host()
+            self.hosts.append(host)
+            environment = {"OLLAMAMAX_PEER__NODE_NAME": name, "OLLAMA_CONTEXT_LENGTH": "512"}
+            return HostNode(host, home, environment)
+
+        super().__init__(make)

@@ -13,11 +13,12 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from nodes import Node, add_model, eventually
+from nodes import LIMIT_S, Node, add_model, eventually
 
 from models import write_llama
 
-LONG = {"num_predict": 400, "temperature": 0}
+ENDLESS = {"num_predict": 190_000, "num_ctx": 195_000, "temperature": 0}
+"""Of a model with such a context: longer than anything here waits."""
 
 
 def stream(
@@ -26,7 +27,7 @@ def stream(
     """All lines of a streamed raw generation; `seen` is called with the count after each."""
     lines: list[dict[str, object]] = []
     body = {"model": model, "prompt": prompt, "raw": True, "options": options}
-    with httpx.stream("POST", f"{url}/api/generate", json=body, timeout=120) as answer:
+    with httpx.stream("POST", f"{url}/api/generate", json=body, timeout=LIMIT_S) as answer:
         assert answer.status_code == 200, answer.read()
         for line in answer.iter_lines():
             lines.append(json.loads(line))
@@ -44,7 +45,7 @@ def engines_of(node: Node) -> list[psutil.Process]:
 
 
 def slots_are_free(node: Node) -> bool:
-    return "ollamamax_requests_running 0.0" in httpx.get(f"{node.url}/metrics").text
+    return "ollamamax_requests_running 0.0" in node.get("/metrics").text
 
 
 def test_64_streams_at_once_lose_nothing(new_node: Callable[..., Node]) -> None:
@@ -66,7 +67,7 @@ def test_a_killed_engine_gives_an_error_line_and_the_next_request_an_answer(new_
     node = new_node(OLLAMA_NUM_PARALLEL="4")
     write_llama(node.folder / "chain.gguf", chain=True, context=65536)
     add_model(node.url, "chain", node.folder / "chain.gguf")
-    started = threading.Barrier(5, timeout=60)
+    started = threading.Barrier(5, timeout=LIMIT_S)
 
     def one(n: int) -> list[dict[str, object]]:
         return stream(node.url, "chain", f"a{n}", {"num_predict": 30000, "num_ctx": 32768, "temperature": 0},
@@ -88,72 +89,66 @@ def test_a_killed_engine_gives_an_error_line_and_the_next_request_an_answer(new_
 
 def test_kill_9_of_the_node_leaves_no_child(new_node: Callable[..., Node]) -> None:
     node = new_node()
-    httpx.post(f"{node.url}/api/generate", json={"model": "tiny", "prompt": ""}, timeout=60)
+    node.ask("POST", "/api/generate", {"model": "tiny", "prompt": ""})
     children = node.children()
     assert engines_of(node)
-    assert node.process is not None
-    node.process.kill()
-    node.process.wait()
-    _, alive = psutil.wait_procs(children, timeout=5)
+    node.kill()
+    _, alive = psutil.wait_procs(children, timeout=LIMIT_S)
     assert not alive
 
 
 def test_a_client_that_leaves_frees_the_slot(new_node: Callable[..., Node]) -> None:
     node = new_node(OLLAMA_NUM_PARALLEL="1")
-    write_llama(node.folder / "chain.gguf", chain=True, context=65536)
+    write_llama(node.folder / "chain.gguf", chain=True, context=200_000)
     add_model(node.url, "chain", node.folder / "chain.gguf")
-    options = {"num_predict": 30000, "num_ctx": 32768, "temperature": 0}
-    body = {"model": "chain", "prompt": "a", "raw": True, "options": options}
-    with httpx.stream("POST", f"{node.url}/api/generate", json=body, timeout=60) as answer:
+    body = {"model": "chain", "prompt": "a", "raw": True, "options": ENDLESS}
+    with httpx.stream("POST", f"{node.url}/api/generate", json=body, timeout=LIMIT_S) as answer:
         lines = answer.iter_lines()  # kept: httpx closes the connection of an iterator that is dropped
         next(lines)
         assert not slots_are_free(node)
-    eventually("the slot is free again", lambda: slots_are_free(node), 1.0)
-    assert stream(node.url, "chain", "b", {**options, "num_predict": 3})[-1]["done_reason"] == "length"
-    assert 'outcome="client_gone"' in httpx.get(f"{node.url}/metrics").text
+    eventually("the slot is free again", lambda: slots_are_free(node))
+    assert stream(node.url, "chain", "b", {**ENDLESS, "num_predict": 3})[-1]["done_reason"] == "length"
+    assert 'outcome="client_gone"' in node.get("/metrics").text
 
 
 def test_sigterm_lets_answers_finish(new_node: Callable[..., Node]) -> None:
-    node = new_node(OLLAMAMAX_LISTEN__SHUTDOWN_GRACE_S="60")
+    node = new_node(OLLAMAMAX_LISTEN__SHUTDOWN_GRACE_S=f"{LIMIT_S:g}")
     write_llama(node.folder / "chain.gguf", chain=True, context=8192)
     add_model(node.url, "chain", node.folder / "chain.gguf")
     options = {"num_predict": 1500, "num_ctx": 4096, "temperature": 0}
+    children: list[psutil.Process] = []
 
     def on_line(count: int) -> None:
         if count == 3:
-            assert node.process is not None
-            node.process.send_signal(signal.SIGTERM)
+            children.extend(engines_of(node))
+            node.send(signal.SIGTERM)
 
     lines = stream(node.url, "chain", "a", options, on_line)
     assert lines[-1].get("done_reason") == "length", lines[-1]
     assert lines[-1]["eval_count"] == 1500
-    assert node.process is not None
-    children = node.children() if node.process.poll() is None else []
-    assert node.process.wait(timeout=60) == 0
-    assert not psutil.wait_procs(children, timeout=5)[1]
+    assert node.ended() == 0
+    assert len(children) == 1
+    assert not psutil.wait_procs(children, timeout=LIMIT_S)[1]
 
 
 def test_sigterm_ends_an_endless_answer_after_the_grace_time(new_node: Callable[..., Node]) -> None:
     node = new_node(OLLAMAMAX_LISTEN__SHUTDOWN_GRACE_S="1")
     write_llama(node.folder / "chain.gguf", chain=True, context=200_000)
     add_model(node.url, "chain", node.folder / "chain.gguf")
-    options = {"num_predict": 190_000, "num_ctx": 195_000, "temperature": 0}
 
     def on_line(count: int) -> None:
         if count == 3:
-            assert node.process is not None
-            node.process.send_signal(signal.SIGTERM)
+            node.send(signal.SIGTERM)
 
-    lines = stream(node.url, "chain", "a", options, on_line)
+    lines = stream(node.url, "chain", "a", ENDLESS, on_line)
     assert "error" in lines[-1]
-    assert node.process is not None
-    assert node.process.wait(timeout=20) == 0
+    assert node.ended() == 0
 
 
 def finished(node: Node) -> tuple[int, str]:
     """Start a node that is expected to refuse; its exit code and what it said."""
     done = subprocess.run(
-        node.command(), env=node.env(), capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=False
+        node.command(), env=node.env(), capture_output=True, stdin=subprocess.DEVNULL, timeout=LIMIT_S, check=False
     )
     return done.returncode, (done.stdout + done.stderr).decode()
 
@@ -184,12 +179,12 @@ def test_a_second_node_on_the_same_directory_is_refused(new_node: Callable[..., 
 
 def test_tiny_comes_once_and_rm_sticks(new_node: Callable[..., Node]) -> None:
     node = new_node()
-    names = [model["name"] for model in httpx.get(f"{node.url}/api/tags").json()["models"]]
+    names = [model["name"] for model in node.get("/api/tags").json()["models"]]
     assert names == ["tiny:latest"]
-    assert httpx.request("DELETE", f"{node.url}/api/delete", json={"model": "tiny"}).status_code == 200
+    assert node.ask("DELETE", "/api/delete", {"model": "tiny"}).status_code == 200
     assert node.stop() == 0
     node.start()
-    assert httpx.get(f"{node.url}/api/tags").json() == {"models": []}
+    assert node.get("/api/tags").json() == {"models": []}
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small tmpfs needs root on Linux")
@@ -200,16 +195,14 @@ def test_a_full_disk_during_create_loses_nothing(new_node: Callable[..., Node]) 
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(models)], check=True)
     try:
         node.start()
-        before = httpx.get(f"{node.url}/api/tags").json()
+        before = node.get("/api/tags").json()
         digest = "sha256:" + "0" * 64
-        big = httpx.post(f"{node.url}/api/blobs/{digest}", content=b"x" * (40 << 20), timeout=60)
+        big = node.ask("POST", f"/api/blobs/{digest}", content=b"x" * (40 << 20))
         assert big.status_code == 507
         assert "disk full" in big.json()["error"]
-        assert httpx.get(f"{node.url}/api/tags").json() == before
+        assert node.get("/api/tags").json() == before
         assert not [path for path in (models / "blobs").iterdir() if not path.name.startswith("sha256-")]
-        answer = httpx.post(
-            f"{node.url}/api/generate", json={"model": "tiny", "prompt": "hi", "stream": False}, timeout=60
-        )
+        answer = node.ask("POST", "/api/generate", {"model": "tiny", "prompt": "hi", "stream": False})
         assert answer.status_code == 200
     finally:
         node.stop()
@@ -232,15 +225,11 @@ def test_a_bad_gguf_is_refused_with_the_reason(shared_node: Node, tmp_path: Path
         match={"truncated": "trunc|missing|shorter", "foreign": "GGUF", "unknown architecture": "lxama"}[fault],
     ):
         add_model(shared_node.url, "bad", path)
-    names = [model["name"] for model in httpx.get(f"{shared_node.url}/api/tags").json()["models"]]
+    names = [model["name"] for model in shared_node.get("/api/tags").json()["models"]]
     assert "bad:latest" not in names
 
 
 def test_a_model_larger_than_memory_is_refused_with_the_numbers(shared_node: Node) -> None:
-    answer = httpx.post(
-        f"{shared_node.url}/api/generate",
-        json={"model": "tiny", "prompt": "x", "options": {"num_ctx": 10**9}},
-        timeout=60,
-    )
+    answer = shared_node.ask("POST", "/api/generate", {"model": "tiny", "prompt": "x", "options": {"num_ctx": 10**9}})
     # num_ctx is capped to what the model was trained for, so this one fits.
     assert answer.status_code == 200

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
-import httpx
 import openai
 import pytest
-from nodes import Node, add_model
+from nodes import LIMIT_S, Node, add_model
 
 from models import write_llama
 
@@ -22,13 +21,13 @@ def url(shared_node: Node, tmp_path: Path) -> Iterator[str]:
     """Of a node that has `thinker`."""
     add_model(shared_node.url, "thinker", write_llama(tmp_path / "t.gguf", chain=True, cycle=CYCLE, template=TEMPLATE))
     yield shared_node.url
-    httpx.post(f"{shared_node.url}/api/generate", json={"model": "thinker", "keep_alive": 0})
-    httpx.request("DELETE", f"{shared_node.url}/api/delete", json={"model": "thinker"})
+    shared_node.ask("POST", "/api/generate", {"model": "thinker", "keep_alive": 0})
+    shared_node.ask("DELETE", "/api/delete", {"model": "thinker"})
 
 
 def test_messages(url: str) -> None:
     asked: Any = {"model": "thinker", "max_tokens": LIMIT, "messages": [{"role": "user", "content": "hi"}]}
-    with anthropic.Anthropic(base_url=url, api_key="x", max_retries=0, timeout=60) as client:
+    with anthropic.Anthropic(base_url=url, api_key="x", max_retries=0, timeout=LIMIT_S) as client:
         whole = client.messages.create(**asked, thinking={"type": "enabled", "budget_tokens": 1024})
         with client.messages.stream(**asked, thinking={"type": "adaptive"}) as stream:
             streamed = stream.get_final_message()
@@ -41,7 +40,7 @@ def test_messages(url: str) -> None:
 
 def test_responses(url: str) -> None:
     asked: Any = {"model": "thinker", "input": "hi", "max_output_tokens": LIMIT, "reasoning": {"effort": "low"}}
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0, timeout=60) as client:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0, timeout=LIMIT_S) as client:
         whole = client.responses.create(**asked)
         with client.responses.stream(**asked) as stream:
             thought = [event.delta for event in stream if event.type == "response.reasoning_summary_text.delta"]

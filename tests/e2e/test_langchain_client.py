@@ -135,7 +135,5 @@ def test_embeddings(make: Made) -> None:
 def test_errors(chat: Made, make: Made) -> None:
     with pytest.raises(ollama.ResponseError, match="model 'nobody' not found"):
         make(ChatOllama, "nobody").invoke("x")
-    with pytest.raises(ValueError, match="not found"):
-        make(ChatOllama, "nobody", validate_model_on_init=True)
     with pytest.raises(ollama.ResponseError, match='"tiny" does not support thinking'):
         chat(reasoning=True).invoke("x")

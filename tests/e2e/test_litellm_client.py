@@ -1,6 +1,8 @@
 """`litellm` from PyPI against a real node, by each of its ways to speak to one."""
 
+import inspect
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import litellm
@@ -18,11 +20,27 @@ WEATHER: Any = {
     },
 }
 CHATS = ["ollama", "ollama_chat", "openai", "anthropic"]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*using the `ReadOnly` qualifier:UserWarning"),  # its own types
+    pytest.mark.usefixtures("closed"),
+]
+
+
+@pytest.fixture(scope="module")
+def closed() -> Iterator[None]:
+    """At the end closes the connections that litellm keeps for the process's life."""
+    yield
+    for client in litellm.in_memory_llm_clients_cache.cache_dict.values():
+        if not inspect.iscoroutinefunction(client.close):
+            client.close()
+    litellm.in_memory_llm_clients_cache.flush_cache()
+    litellm.module_level_client.close()
 
 
 def ask(node: Node, provider: str, **fields: Any) -> Any:
     base = f"{node.url}/v1" if provider == "openai" else node.url
     asked = {"model": f"{provider}/tiny", "temperature": 0, "max_tokens": 100, **fields}
+    asked["_skip_mcp_handler"] = True  # else tools need the package mcp, wherever they come from
     return litellm.completion(api_base=base, api_key="unused", timeout=120, num_retries=0, **asked)
 
 
@@ -30,15 +48,17 @@ def ask(node: Node, provider: str, **fields: Any) -> Any:
 def test_completion(shared_node: Node, provider: str) -> None:
     whole = ask(shared_node, provider, messages=FRANCE)
     [choice] = whole.choices
-    assert "Paris" in choice.message.content
+    if provider != "ollama":  # which makes one text of the messages, in a form that the model was not taught
+        assert "Paris" in choice.message.content
     assert choice.finish_reason == "stop"
     assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens > 5
     parts = list(ask(shared_node, provider, messages=FRANCE, stream=True))
     assert "".join(part.choices[0].delta.content or "" for part in parts) == choice.message.content
     assert parts[-1].choices[0].finish_reason == "stop"
     cut = ask(shared_node, provider, messages=FRANCE, max_tokens=2)
-    assert cut.choices[0].finish_reason == "length"
     assert cut.usage.completion_tokens == 2
+    if provider != "ollama":  # which always says that an answer stopped
+        assert cut.choices[0].finish_reason == "length"
 
 
 @pytest.mark.parametrize("provider", ["ollama_chat", "openai", "anthropic"])
@@ -74,6 +94,5 @@ def test_embedding(shared_node: Node, provider: str) -> None:
 
 @pytest.mark.parametrize("provider", CHATS)
 def test_errors(shared_node: Node, provider: str) -> None:
-    with pytest.raises(litellm.exceptions.APIError if provider.startswith("ollama") else litellm.NotFoundError) as caught:
+    with pytest.raises(litellm.NotFoundError, match="model 'nobody' not found"):
         ask(shared_node, provider, model=f"{provider}/nobody", messages=FRANCE)
-    assert "model 'nobody' not found" in str(caught.value)

@@ -6,7 +6,6 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import openai
 import pytest
 from nodes import Node
@@ -64,7 +63,7 @@ def test_embeddings(client: openai.OpenAI, shared_node: Node) -> None:
     cut = client.embeddings.create(model="embedder", input="one", dimensions=8, encoding_format="float")
     assert len(cut.data[0].embedding) == 8
     body = {"model": "embedder", "input": "one", "encoding_format": "base64"}
-    packed = httpx.post(f"{shared_node.url}/v1/embeddings", json=body).json()["data"][0]["embedding"]
+    packed = shared_node.ask("POST", "/v1/embeddings", body).json()["data"][0]["embedding"]
     assert struct.unpack("<64f", base64.b64decode(packed)) == pytest.approx(found.data[0].embedding, abs=1e-6)
     with pytest.raises(openai.BadRequestError, match="does not support embeddings"):
         client.embeddings.create(model="tiny", input="one")

@@ -97,7 +97,7 @@ class World:
             local, self.connector, self.book, self.clock, SeededDice(1), fleet, node="here", entry=self.entries.get
         )
         self.router = Router(self.fleet, RoutingConfig())
-        self.room = WaitingRoom(self.router, Admission(max_queue), self.meter, self.clock)
+        self.room = WaitingRoom(self.router, Admission(max_queue), self.clock)
         self.dispatcher = Dispatcher(
             self.router, RetryBudget(retry), self.meter, self.clock, dispatch, ensure=self._ensure
         )

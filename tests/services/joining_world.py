@@ -6,7 +6,6 @@ async with Cluster(tmp_path) as cluster:
 """
 
 import asyncio
-import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -17,6 +16,8 @@ from typing import Self
 
 import pytest
 
+from free_ports import free_port
+from loopback import LoopbackServer
 from ollamamax.adapters.identity.authority import FileAuthority
 from ollamamax.adapters.identity.node_identity import FileIdentityStore
 from ollamamax.adapters.network.join_client import AiohttpJoinLink
@@ -25,33 +26,17 @@ from ollamamax.adapters.network.peer_server import PeerServer
 from ollamamax.core.catalog.commands import AddToken, FoundCluster
 from ollamamax.core.catalog.join_token import JoinToken, encode, parse, secret_hash
 from ollamamax.core.errors import OllamaMaxError
-from ollamamax.core.types import ClusterMeta, NodeRecord, StateRange, TokenRecord
+from ollamamax.core.types import ClusterMeta, NodeRecord, TokenRecord
 from ollamamax.ports import Identity, JoinLink, NodeKeys
 from ollamamax.services.control import Control
 from ollamamax.services.issuing import Issuer
 from ollamamax.services.joining import found, join
 from ollamamax.services.replica import Replica
 from ollamamax.testing.clock import FakeClock, SeededDice
-from ollamamax.testing.state import MemoryState
+from ollamamax.testing.state import MemorySnapshot, MemoryState
 
 HOUR_MS = 3_600_000
 VERSION = "1.2.3"
-
-
-class _Nowhere:
-    """A SnapshotFile that keeps nothing."""
-
-    async def load(self) -> StateRange | None:
-        return None
-
-    async def save(self, state: StateRange) -> None:
-        pass
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Member:
@@ -71,7 +56,7 @@ class Member:
         self.authority = authority
         self.port = port
         self.link = TlsPeerLink(identity.keys)
-        self.replica = Replica(cluster.state, _Nowhere(), cluster.clock, cluster.dice)
+        self.replica = Replica(cluster.state, MemorySnapshot(), cluster.clock, cluster.dice)
         self.control = Control(cluster.state, self.replica, cluster.dice)
         self.issuer = Issuer(
             authority=authority,
@@ -215,7 +200,7 @@ async def with_secret(cluster: Cluster, secret: str, uses: int = 1) -> str:
     return token
 
 
-class RawTlsServer:
+class RawTlsServer(LoopbackServer):
     """Speaks TLS with some papers, reads the head of a request, and answers with what `answer` says; None: never.
 
     heard: what came, after decryption.
@@ -224,31 +209,17 @@ class RawTlsServer:
     def __init__(self, keys: NodeKeys, folder: Path, answer: Callable[[bytes], bytes | None]) -> None:
         path = folder / f"raw-{keys.node_id}.pem"
         path.write_bytes(keys.private_key + keys.certificate)
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(path)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(path)
+        super().__init__(context)
         self._answer = answer
-        self._tasks: set[asyncio.Task[None]] = set()
         self.heard: list[bytes] = []
-        self.address = ""
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
-        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             self.heard.append(head)
@@ -257,8 +228,6 @@ class RawTlsServer:
                 await asyncio.Event().wait()
             writer.write(answer or b"")
             await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
         finally:
             writer.transport.abort()
 

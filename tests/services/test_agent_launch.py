@@ -23,6 +23,11 @@ def test_context(asked: int | None, configured: int, expected: int) -> None:
     assert spec(config=AgentConfig(context_length=configured), num_ctx=asked).ctx_tokens == expected
 
 
+def test_what_is_configured_reaches_the_engine() -> None:
+    made = spec(config=AgentConfig(flash_attention="off", kv_cache_type="q8_0"))
+    assert (made.flash_attention, made.kv_cache_type) == ("off", "q8_0")
+
+
 def test_what_nobody_asked_for_is_automatic() -> None:
     def automatic(**options: Any) -> set[str]:
         return set(launch_plan(model(), Options(**options), True, AgentConfig()).automatic)

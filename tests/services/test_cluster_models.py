@@ -9,7 +9,7 @@ import pytest
 import gguf_bytes
 from ollamamax.core.catalog.commands import FoundCluster
 from ollamamax.core.errors import InvalidName, ModelNotFound, PeerUnavailable, StateUnavailable
-from ollamamax.core.types import ClusterMeta, CreateRequest, NodeRecord, StateRange
+from ollamamax.core.types import ClusterMeta, CreateRequest, NodeRecord
 from ollamamax.services.cluster_models import ClusterModels
 from ollamamax.services.control import Control
 from ollamamax.services.library import Library
@@ -17,7 +17,7 @@ from ollamamax.services.replica import Replica
 from ollamamax.testing.clock import FakeClock, SeededDice
 from ollamamax.testing.peers import MemoryPeers
 from ollamamax.testing.registry import MemoryRegistry
-from ollamamax.testing.state import MemoryState
+from ollamamax.testing.state import MemorySnapshot, MemoryState
 from ollamamax.testing.store import MemoryStore
 
 IDS = ("00000000000000aa", "00000000000000bb")
@@ -34,14 +34,6 @@ RECORDS = [
     for number, node_id in enumerate(IDS, 1)
 ]
 META = ClusterMeta(cluster_id="00000000000000c1", name="home", created_ns=1, holder_id=IDS[0])
-
-
-class NoSnapshot:
-    async def load(self) -> StateRange | None:
-        return None
-
-    async def save(self, state: StateRange) -> None:
-        return
 
 
 class Place:
@@ -86,7 +78,7 @@ class World:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.state = MemoryState(self.clock, heartbeat_ms=50.0)
-        self.replica = Replica(self.state, NoSnapshot(), self.clock, SeededDice())
+        self.replica = Replica(self.state, MemorySnapshot(), self.clock, SeededDice())
         self.control = Control(self.state, self.replica, SeededDice())
         self.peers = MemoryPeers()
         self.known_to_others: set[str] = set()

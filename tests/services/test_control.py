@@ -7,11 +7,11 @@ import pytest
 
 from ollamamax.core.catalog.commands import AddToken, DropToken, FoundCluster, SetCordon, SetLabels
 from ollamamax.core.errors import BadRequest, Conflict, NodeNotFound, NotFound, StateUnavailable
-from ollamamax.core.types import ClusterMeta, NodeRecord, StateRange, StateTxn, TokenRecord, TxnResult
+from ollamamax.core.types import ClusterMeta, NodeRecord, StateTxn, TokenRecord, TxnResult
 from ollamamax.services.control import Control
 from ollamamax.services.replica import Replica
 from ollamamax.testing.clock import FakeClock, SeededDice
-from ollamamax.testing.state import MemoryState
+from ollamamax.testing.state import MemorySnapshot, MemoryState
 
 NODE = NodeRecord(
     node_id="00000000000000aa",
@@ -23,14 +23,6 @@ NODE = NodeRecord(
     version="0.2.0",
 )
 META = ClusterMeta(cluster_id="00000000000000c1", name="home", created_ns=1, holder_id=NODE.node_id)
-
-
-class NoSnapshot:
-    async def load(self) -> StateRange | None:
-        return None
-
-    async def save(self, state: StateRange) -> None:
-        return
 
 
 class BusyState(MemoryState):
@@ -63,7 +55,7 @@ def store() -> BusyState:
 
 
 def replica_of(store: MemoryState) -> Replica:
-    return Replica(store, NoSnapshot(), FakeClock(), SeededDice())
+    return Replica(store, MemorySnapshot(), FakeClock(), SeededDice())
 
 
 @pytest.fixture

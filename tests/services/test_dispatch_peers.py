@@ -26,6 +26,7 @@ from ollamamax.core.membership.detector import PeerState
 from ollamamax.core.resilience.retry_budget import RetryConfig
 from ollamamax.core.types import ChatRequest, Chunk, EmbedRequest, ModelEntry, OutcomeKind
 from ollamamax.services.dispatch import FREE_ATTEMPTS, DispatchConfig
+from ollamamax.services.members import Lease
 from ollamamax.services.trip import Trip
 from ollamamax.testing.engine import TwinEngine
 
@@ -150,7 +151,12 @@ async def test_a_node_that_goes_between_decision_and_request_gets_none() -> None
         peers.becomes("b", PeerState.GONE)
         trip = Trip(w.context(), "tiny")
         trip.facts = w.router.facts(chat())
-        reads = [read async for read in w.dispatcher.stream(chat(), trip, trip_lease)]
+
+        async def given() -> Lease:
+            return trip_lease
+
+        stream = w.dispatcher.stream(chat(), trip, lambda request, trip: given(), lambda trip: None)
+        reads = [read async for read in stream]
         assert text_of([chunk for read in reads for chunk in read]) == "from c"
         assert len(peers.twins["b/local"].requests) == 0
         assert trip.attempts == 1

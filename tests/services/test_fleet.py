@@ -15,6 +15,7 @@ from ollamamax.core.errors import (
     EngineUnavailable,
     StoreError,
 )
+from ollamamax.core.resilience.breaker import BreakerConfig
 from ollamamax.core.routing.predict import Sample
 from ollamamax.core.types import AttachedEngine, EngineKind, EngineModel
 from ollamamax.services.fleet import FleetConfig
@@ -351,15 +352,20 @@ async def test_an_engine_that_answered_has_the_model_in_memory() -> None:
         assert w.fleet.snapshot().engines[1].models["tiny:latest"].loaded
 
 
-async def test_breakers_are_per_model_and_shown() -> None:
-    async with world(LocalTwin([offer(), offer("other:latest")])) as w:
-        for _ in range(3):
+@pytest.mark.parametrize("breaker", [BreakerConfig(failures=3, open_ms=10_000), BreakerConfig(failures=5, open_ms=700)])
+async def test_breakers_are_per_model_and_shown(breaker: BreakerConfig) -> None:
+    config = FleetConfig(breaker=breaker)
+    async with world(LocalTwin([offer(), offer("other:latest")]), fleet=config) as w:
+        for _ in range(breaker.failures):
+            assert w.fleet.held_back("tiny:latest") == {}
             w.clock.advance(10)
             w.fleet.failed(w.lease(), EngineCrashed("died"))
-        assert w.fleet.held_back("tiny:latest") == {"local": "is left out for a while after 3 failures"}
+        left_out = {"local": f"is left out for a while after {breaker.failures} failures"}
+        w.clock.advance(breaker.open_ms - 1)
+        assert w.fleet.held_back("tiny:latest") == left_out
         assert w.fleet.held_back("other:latest") == {}
         assert w.fleet.statuses()[0].left_out == ("tiny:latest",)
-        w.clock.advance(10_000)
+        w.clock.advance(1)
         assert w.fleet.held_back("tiny:latest") == {}
         probe = w.lease()
         assert w.fleet.held_back("tiny:latest") == {"local": "is tried by one request first, after failures"}

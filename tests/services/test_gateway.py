@@ -35,7 +35,7 @@ async def test_an_answer_and_its_outcome() -> None:
         assert outcome.traceparent == w.context().traceparent
         assert w.local.requests[0][0].model == "TINY:latest"
         assert w.local.requests[0][1] == "tiny:latest"
-        assert w.meter.queues == [(0, 1), (0, 0)]
+        assert w.gateway.load() == (0, 0)
         w.check_idle()
 
 
@@ -48,6 +48,7 @@ async def test_times_of_an_outcome() -> None:
         w.local.next_gate.clear()
         w.local.first_gate.set()
         await w.until(lambda: w.fleet.snapshot().engines[0].outstanding_tokens < 256)
+        assert w.gateway.load() == (0, 1)
         w.clock.advance(60)
         w.local.next_gate.set()
         await answer

@@ -12,6 +12,7 @@ from ollamamax.adapters.identity.node_identity import FileIdentityStore
 from ollamamax.adapters.network.join_client import AiohttpJoinLink
 from ollamamax.core.catalog.commands import RemoveNode
 from ollamamax.core.catalog.join_token import parse
+from ollamamax.core.catalog.records import LEVEL
 from ollamamax.core.errors import (
     BadRequest,
     Busy,
@@ -47,7 +48,7 @@ async def test_a_node_joins(cluster: Cluster) -> None:
     record = cluster.founder.replica.catalog.nodes[identity.node_id]
     assert record.addresses == (f"127.0.0.1:{newcomer.port}",)
     assert record.key_hash == newcomer.store.facts(identity.keys.certificate).key_hash
-    assert (record.name, record.version, record.sequence) == ("box", "1.2.3", 2)
+    assert (record.name, record.version, record.level, record.sequence) == ("box", "1.2.3", LEVEL, 2)
     state = newcomer.store.joined_state()
     assert state is not None
     assert f"nodes/{identity.node_id}" in [entry.key for entry in state.entries]

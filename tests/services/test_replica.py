@@ -13,33 +13,9 @@ from ollamamax.core.types import ClusterMeta, Delete, Put, StateBatch, StateRang
 from ollamamax.services.replica import Replica
 from ollamamax.testing.clock import FakeClock, SeededDice
 from ollamamax.testing.engine import Watched
-from ollamamax.testing.state import MemoryState
+from ollamamax.testing.state import MemorySnapshot, MemoryState
 
 CLUSTER = "00000000000000c1"
-
-
-class MemorySnapshot(Watched):
-    """A SnapshotFile. error: raised by what is asked of it."""
-
-    def __init__(self, state: StateRange | None = None) -> None:
-        super().__init__()
-        self.state = state
-        self.error: Exception | None = None
-        self.saves = self.tries = 0
-
-    async def load(self) -> StateRange | None:
-        if self.error is not None:
-            raise self.error
-        return self.state
-
-    async def save(self, state: StateRange) -> None:
-        self.tries += 1
-        self.note()
-        if self.error is not None:
-            raise self.error
-        self.state = state
-        self.saves += 1
-        self.note()
 
 
 class SilentState(MemoryState):

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from ollamamax.core.catalog.commands import FoundCluster, SetInstance
+from ollamamax.core.catalog.records import LEVEL
 from ollamamax.core.errors import NodeConflict
-from ollamamax.core.types import ClusterMeta, NodeRecord, StateRange
+from ollamamax.core.types import ClusterMeta, NodeRecord
 from ollamamax.services import standing as standing_module
 from ollamamax.services.control import Control
 from ollamamax.services.node_host import NodeHost
@@ -16,7 +17,7 @@ from ollamamax.services.replica import Replica
 from ollamamax.services.standing import LEASE_MS, Standing
 from ollamamax.testing.clock import FakeClock, SeededDice
 from ollamamax.testing.peers import MemoryPeers
-from ollamamax.testing.state import MemoryState
+from ollamamax.testing.state import MemorySnapshot, MemoryState
 
 ME = "00000000000000aa"
 NODE = NodeRecord(
@@ -31,21 +32,13 @@ NODE = NodeRecord(
 META = ClusterMeta(cluster_id="00000000000000c1", name="home", created_ns=1, holder_id=ME)
 
 
-class NoSnapshot:
-    async def load(self) -> StateRange | None:
-        return None
-
-    async def save(self, state: StateRange) -> None:
-        return
-
-
 class World:
     """A cluster of one, and the network that it would be called over."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.state = MemoryState(self.clock, heartbeat_ms=50.0)
-        self.replica = Replica(self.state, NoSnapshot(), self.clock, SeededDice())
+        self.replica = Replica(self.state, MemorySnapshot(), self.clock, SeededDice())
         self.control = Control(self.state, self.replica, SeededDice())
         self.peers = MemoryPeers()
         self.addresses = NODE.addresses
@@ -91,6 +84,7 @@ async def test_its_addresses_and_its_program_are_told(world: World, monkeypatch:
     standing = world.standing(version="0.2.0")
     async with running(standing.run()):
         await world.until(lambda: world.replica.catalog.nodes[ME].version == "0.2.0")
+        assert world.replica.catalog.nodes[ME].level == LEVEL
         world.addresses = ("10.0.0.7:11435", "10.0.0.8:11435")
         await world.until(lambda: world.replica.catalog.nodes[ME].addresses == world.addresses)
 

@@ -1,8 +1,11 @@
 """The admin API: engines, nodes, tokens, events, why a request goes where. OpenAPI at /openapi.json and /docs."""
 
+from typing import Any, Final
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from ollamamax.api.admin_call import context_of
@@ -17,9 +20,23 @@ from ollamamax.api.ports import Services
 from ollamamax.core.errors import OllamaMaxError
 
 
+class Refusal(BaseModel):
+    """Every reply that is no success."""
+
+    error: str = Field(description="what is wrong, and what to do about it")
+
+
+_REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
+    "4XX": {"model": Refusal, "description": "what was asked for is wrong, missing or not allowed"},
+    "5XX": {"model": Refusal, "description": "this node, or another one that it needs, can't do it now"},
+}
+
+
 def build_admin(services: Services) -> FastAPI:
     """The application; `request.scope["call"]` says who asks."""
-    app = FastAPI(title="OllamaMax admin API", version=services.version, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="OllamaMax admin API", version=services.version, docs_url=None, redoc_url=None, responses=_REFUSALS
+    )
     _add_error_forms(app)
     for add in (add_facts, add_cluster, add_nodes, add_tokens, add_events, add_engines):
         add(app, services)

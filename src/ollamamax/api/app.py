@@ -50,16 +50,17 @@ class App:
         """Answer one HTTP request."""
         assert scope["type"] == "http", "the listener offers neither WebSockets nor lifespan"
         call = Call(scope, receive, send, self._services)
-        scope["call"] = call
         verdict = self._guard.judge(call.method, call.header(b"host"), call.header(b"origin"))
-        call.extra_headers += verdict.headers
+        if verdict.headers:
+            call.extra_headers += verdict.headers
         if verdict.status:
             await call.reply(verdict.status)
         elif (resource := self._exact.get(call.path)) is not None:
-            await resource(scope, receive, send)
+            await resource.answer(call)
         else:
+            scope["call"] = call
             await self._router(scope, receive, send)
-        del scope["call"]  # a cycle, which only the garbage collector would find
+            del scope["call"]  # a cycle, which only the garbage collector would find
         if self._tells_requests:
             self._tell(call)
 

@@ -9,6 +9,7 @@ from typing import Final
 from starlette.types import Message, Receive, Scope, Send
 
 from ollamamax.api.errors import ErrorForm, headers_of, status_of, text_of
+from ollamamax.api.exchange import WHOLE_BODY
 from ollamamax.api.ports import Services
 from ollamamax.core.errors import BadRequest, BodyTimeout, BodyTooLarge, ClientGone
 from ollamamax.core.types import Principal, RequestContext
@@ -100,6 +101,21 @@ class Call:
             raise BadRequest(f"unsupported content encoding: {encoding}")
         if int(self.headers.get(b"content-length", b"0")) > limit_bytes:
             raise _too_large(limit_bytes)
+        body: bytes | None = self.scope.get(WHOLE_BODY)
+        if body is None:
+            body = await self._awaited(limit_bytes)
+        else:
+            self._body_read = True
+        if len(body) > limit_bytes:
+            raise _too_large(limit_bytes)
+        if encoding == "zstd":
+            from ollamamax.api.encodings import unzstd  # few clients compress
+
+            return unzstd(body, limit_bytes)
+        return body
+
+    async def _awaited(self, limit_bytes: int) -> bytes:
+        """The body as far as it may go, while it comes in time."""
         watchdog = Watchdog(self.services.patrol)
         watchdog.watch(self.services.config.body_timeout_ms / 1000)
         try:
@@ -113,12 +129,6 @@ class Call:
             raise
         finally:
             watchdog.close()
-        if len(body) > limit_bytes:
-            raise _too_large(limit_bytes)
-        if encoding == "zstd":
-            from ollamamax.api.encodings import unzstd  # few clients compress
-
-            return unzstd(body, limit_bytes)
         return body
 
     async def _rest(self, first: bytes, limit_bytes: int) -> bytes:
@@ -174,9 +184,16 @@ class Call:
         headers: list[tuple[bytes, bytes]] | None = None,
     ) -> None:
         """A whole reply. An empty body has no content type."""
-        sized = [*(headers or ()), (b"content-length", str(len(body)).encode())]
-        await self.start(status, content_type if body else b"", [] if status == 204 else sized)
-        await self.write(body, more=False)
+        # As start() and write() would do it, but without passing through them.
+        self.status = status
+        sent = [*self.extra_headers, *(headers or ())]
+        if body:
+            sent.append((b"content-type", content_type))
+        if status != 204:
+            sent.append((b"content-length", b"%d" % len(body)))
+        await self.send({"type": "http.response.start", "status": status, "headers": sent})
+        self.finished = True
+        await self.send({"type": "http.response.body", "body": body})
 
     async def fail(self, error: BaseException, form: ErrorForm) -> None:
         """An error as the reply. What is still to come of the request's body is read away for a while.

@@ -5,19 +5,23 @@ Source: ASGI 3, HTTP spec version 2.3.
 
 import asyncio
 import logging
-import re
 from collections.abc import Iterable
 from http import HTTPStatus
+from string import ascii_letters, digits
 from typing import Final, Protocol
 
 from starlette.types import ASGIApp, Message, Scope
-from uvicorn.server import ServerState
 
-_LOG: Final = logging.getLogger("uvicorn.error")
-_BAD_NAME: Final = re.compile(rb"[^!#$%&'*+.^_`|~0-9A-Za-z-]")
-_BAD_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+from ollamamax.api.listener_state import ServerState
+
+_LOG: Final = logging.getLogger(__name__)
+_NAME_BYTES: Final = b"!#$%&'*+.^_`|~-" + (ascii_letters + digits).encode()
+_VALUE_BYTES: Final = bytes([9, *range(32, 127), *range(128, 256)])
+_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
 _NO_BODY: Final = (204, 304)
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+WHOLE_BODY: Final = "ollamamax.body"
+"""In a scope: the request's body, where it has come whole before the application was called. `receive` gives it too."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _FAILED: Final = [
     (b"content-type", b"text/plain; charset=utf-8"),
@@ -52,18 +56,16 @@ class Exchange:
     """
 
     __slots__ = (
-        "_body", "_has_more", "_head", "_is_chunked", "_is_complete", "_is_disconnected", "_is_news", "_is_started",
-        "_left_bytes", "_protocol", "_scope", "_state", "_waiter", "_wants_continue", "has_begun", "keeps",
+        "_body", "_has_more", "_head", "_is_asked", "_is_chunked", "_is_complete", "_is_disconnected", "_is_news",
+        "_is_started", "_left_bytes", "_protocol", "_scope", "_state", "_waiter", "has_begun", "keeps",
     )  # fmt: skip
 
-    def __init__(
-        self, protocol: Connection, state: ServerState, scope: Scope, keeps: bool, wants_continue: bool
-    ) -> None:
+    def __init__(self, protocol: Connection, state: ServerState, scope: Scope, keeps: bool) -> None:
         self._protocol = protocol
         self._state = state
         self._scope = scope
         self.keeps = keeps
-        self._wants_continue = wants_continue
+        self._is_asked = False  # for the body
         self._body = b""
         self._waiter: asyncio.Future[None] | None = None
         self._has_more = True
@@ -74,6 +76,8 @@ class Exchange:
 
     async def run(self, app: ASGIApp) -> None:
         """The application's answer, or 500."""
+        if not self._has_more and not self._is_disconnected:
+            self._scope[WHOLE_BODY] = self._body
         try:
             await app(self._scope, self.receive, self.send)
         except Exception as error:  # noqa: BLE001 - a request's last resort: logged, and told as status 500
@@ -111,6 +115,7 @@ class Exchange:
     def disconnect(self) -> None:
         """The client is gone."""
         self._is_disconnected = True
+        self._scope.pop(WHOLE_BODY, None)
         self._tell()
 
     def _tell(self) -> None:
@@ -123,9 +128,10 @@ class Exchange:
     async def receive(self) -> Message:
         """ASGI's."""
         protocol = self._protocol
-        if self._wants_continue and not self.has_begun:
-            self._wants_continue = False
-            protocol.transport.write(_CONTINUE)
+        if not self._is_asked:
+            self._is_asked = True
+            if self._has_more and not self.has_begun and _wants_continue(self._scope):
+                protocol.transport.write(_CONTINUE)
         if not self._is_disconnected and not self._is_complete:
             protocol.resume_reading()
             while not self._is_news:
@@ -179,26 +185,31 @@ class Exchange:
     def _started(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         """The head as bytes. Raises: ValueError for a header that would break it."""
         self._left_bytes = 0
-        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
         is_sized = has_close = False
-        names = values = b""
+        names = b""
         for name, value in (*self._state.default_headers, *headers):
-            match name.lower():
-                case b"content-length":
+            if (field := name.lower()) in _FRAMING:
+                if field == b"content-length":
                     is_sized, self._left_bytes = True, int(value)
-                case b"transfer-encoding":
+                elif field == b"transfer-encoding":
                     continue  # framing is done here
-                case b"connection" if value.lower() == b"close":
+                elif value.lower() == b"close":
                     has_close, self.keeps = True, False
             names += name
-            values += value
-            lines += (name, b": ", value, b"\r\n")
-        if _BAD_NAME.search(names) or _BAD_VALUE.search(values):
-            raise ValueError("a response's header may hold no control characters")
+            lines.append(b"%b: %b" % (name, value))
         if not self.keeps and not has_close:
-            lines.append(b"connection: close\r\n")
+            lines.append(b"connection: close")
         if not is_sized and status not in _NO_BODY and self._scope["method"] != "HEAD":
             self._is_chunked = True
-            lines.append(b"transfer-encoding: chunked\r\n")
-        lines.append(b"\r\n")
-        return b"".join(lines)
+            lines.append(b"transfer-encoding: chunked")
+        lines += (b"", b"")
+        head = b"\r\n".join(lines)
+        if names.translate(None, _NAME_BYTES) or head.translate(None, _VALUE_BYTES) != b"\r\n" * (len(lines) - 1):
+            raise ValueError("a response's header may hold no control characters")
+        return head
+
+
+def _wants_continue(scope: Scope) -> bool:
+    """Whether the client waits to be asked for the body (RFC 9110, section 10.1.1)."""
+    return any(name == b"expect" and value.lower() == b"100-continue" for name, value in scope["headers"])

@@ -1,6 +1,6 @@
-"""HTTP/1.1 as uvicorn's server speaks it here: requests parsed by llhttp, each answered by an ASGI application.
+"""HTTP/1.1 as the listener speaks it: requests parsed by llhttp, each answered by an ASGI application.
 
-Where it differs from uvicorn's own protocol: the head of a response leaves together with the first piece of its body
+Where it differs from uvicorn's protocol: the head of a response leaves together with the first piece of its body
 (one system call and one packet instead of two; the ASGI specification asks for it), one timer per connection watches
 over idleness, a head is bounded in bytes and in time, trailers are dropped. Why: docs/adr/0012.
 Source: RFC 9112; ASGI 3, HTTP spec version 2.3.
@@ -15,16 +15,15 @@ from typing import Any, Final, cast
 from urllib.parse import unquote
 
 import httptools
-from starlette.types import ASGIApp, Scope
-from uvicorn.config import Config
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
-from uvicorn.server import ServerState
+from starlette.types import Scope
 
 from ollamamax.api.exchange import Exchange
+from ollamamax.api.listener_state import Config, ServerState
 
-_LOG: Final = logging.getLogger("uvicorn.error")
+_LOG: Final = logging.getLogger(__name__)
 _BODY_BYTES: Final = 64 << 10
 _HEAD_BYTES: Final = 64 << 10
+_ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 _PLAIN_URL: Final = re.compile(rb"/[^?#%\x80-\xff]*")
 _BAD_REQUEST: Final = (
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 30\r\n"
@@ -33,10 +32,10 @@ _BAD_REQUEST: Final = (
 
 
 class HttpProtocol(asyncio.Protocol):
-    """One connection. For uvicorn's `http` setting, which says what the constructor takes."""
+    """One connection of a listener."""
 
     __slots__ = (
-        "_address", "_answering", "_app", "_app_state", "_expects", "_head_bytes", "_headers", "_idle_since_s",
+        "_address", "_answering", "_app", "_app_state", "_head_bytes", "_headers", "_idle_since_s",
         "_is_in_head", "_is_paused", "_keep_alive_s", "_loop", "_parser", "_queue", "_receiving", "_scheme",
         "_server_address", "_state", "_timer", "_url", "blocked", "transport",
     )  # fmt: skip
@@ -48,7 +47,7 @@ class HttpProtocol(asyncio.Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        self._app = cast(ASGIApp, config.loaded_app)
+        self._app = config.loaded_app
         self._keep_alive_s = config.timeout_keep_alive
         self._loop = _loop or asyncio.get_running_loop()
         self._state = server_state
@@ -60,7 +59,7 @@ class HttpProtocol(asyncio.Protocol):
         self._receiving: Exchange | None = None  # whose body is read
         self._answering: Exchange | None = None
         self._queue: deque[Exchange] = deque()  # pipelined behind it
-        self._is_paused = self._is_in_head = self._expects = False
+        self._is_paused = self._is_in_head = False
         self._head_bytes = 0
         self.blocked: asyncio.Future[None] | None = None  # while the client reads too slowly
         self._timer: asyncio.TimerHandle | None = None
@@ -75,9 +74,9 @@ class HttpProtocol(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self._state.connections.add(cast(Any, self))
         self._rest()
-        self._server_address = get_local_addr(self.transport)
-        self._address = get_remote_addr(self.transport)
-        self._scheme = "https" if is_ssl(self.transport) else "http"
+        self._server_address = _place(transport.get_extra_info("sockname"))
+        self._address = _place(transport.get_extra_info("peername"))
+        self._scheme = "https" if transport.get_extra_info("sslcontext") else "http"
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Closed, by whomever."""
@@ -145,7 +144,7 @@ class HttpProtocol(asyncio.Protocol):
             self.transport.resume_reading()
 
     def shutdown(self) -> None:
-        """Called by uvicorn's server: close, at once if nothing is being answered."""
+        """The listener closes: close, at once if nothing is being answered."""
         if self._answering is None:
             self.transport.close()
         else:
@@ -157,7 +156,6 @@ class HttpProtocol(asyncio.Protocol):
         """A request begins."""
         self._idle_since_s = self._loop.time()
         self._is_in_head, self._head_bytes = True, 0
-        self._expects = False
         self._url = b""
         self._headers = []
 
@@ -168,10 +166,7 @@ class HttpProtocol(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field of the head, or of a trailer."""
         if self._is_in_head:
-            name = name.lower()
-            if name == b"expect":
-                self._expects = value.lower() == b"100-continue"
-            self._headers.append((name, value))
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The head came: answer it, or let it wait behind the one before."""
@@ -187,7 +182,7 @@ class HttpProtocol(asyncio.Protocol):
         method = self._parser.get_method().decode("ascii")
         scope: Scope = {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "asgi": _ASGI,
             "http_version": version,
             "server": self._server_address,
             "client": self._address,
@@ -201,7 +196,7 @@ class HttpProtocol(asyncio.Protocol):
             "state": self._app_state.copy(),
         }
         keeps = version != "1.0" and self._parser.should_keep_alive()
-        exchange = self._receiving = Exchange(self, self._state, scope, keeps, self._expects)
+        exchange = self._receiving = Exchange(self, self._state, scope, keeps)
         if self._answering is None:
             self._answer(exchange)
         else:
@@ -255,3 +250,8 @@ class HttpProtocol(asyncio.Protocol):
                 self._timer = self._loop.call_later(left_s, self._look)
             else:
                 self.transport.close()
+
+
+def _place(address: Any) -> tuple[str, int] | None:
+    """Host and port of a socket's address, None where it has none."""
+    return (str(address[0]), int(address[1])) if isinstance(address, tuple) else None

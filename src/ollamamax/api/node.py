@@ -38,6 +38,7 @@ async def ready(call: Call) -> None:
 async def metrics(call: Call) -> None:
     """GET /metrics."""
     call.services.gateway.authorize(call.context, "read", "")
+    call.services.meter.queue(*call.services.gateway.load())
     if call.services.cluster is not None:
         call.services.meter.cluster(call.services.cluster.status())
     exposition, content_type = call.services.meter.render()

@@ -43,7 +43,10 @@ class Resource:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer `scope["call"]`. Raises nothing but cancellation."""
-        call: Call = scope["call"]
+        await self.answer(scope["call"])
+
+    async def answer(self, call: Call) -> None:
+        """Answer a call. Raises nothing but cancellation."""
         handler = self.methods.get(call.method)
         if handler is None:
             await call.reply(405, b"405 method not allowed", TEXT, [(b"allow", self._allow)])

@@ -1,21 +1,22 @@
-"""The listener: uvicorn under our own signal handling."""
+"""The listener. It does nothing at all while nobody is connected."""
 
 import asyncio
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from email.utils import formatdate
 from importlib.util import find_spec
 from typing import Final
 
-import uvicorn
-
 from ollamamax.api.app import App
 from ollamamax.api.http_protocol import HttpProtocol
+from ollamamax.api.listener_state import Config, ServerState
 from ollamamax.core.errors import ShuttingDown
 
 _KEEP_ALIVE_S: Final = 75
 _LAST_WORDS_S: Final = 3.0
-_START_S: Final = 10.0
+_BACKLOG: Final = 2048
+_DATE_S: Final = 1.0
+_LOOK_S: Final = 0.02
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -30,62 +31,62 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 class Listener:
     """A server that listens. port: the bound one.  addresses: (host, port) of each socket."""
 
-    def __init__(
-        self, app: App, server: "_Server", task: "asyncio.Task[None]", sockets: Sequence[socket.socket]
-    ) -> None:
+    def __init__(self, app: App, sockets: Sequence[socket.socket]) -> None:
         self._app = app
-        self._server = server
-        self._task = task
+        self._sockets = sockets
+        self._config = Config(app, _KEEP_ALIVE_S)
+        self._state = ServerState()
+        self._servers: list[asyncio.AbstractServer] = []
+        self._loop = asyncio.get_running_loop()
+        self._date: asyncio.TimerHandle | None = None
         self.addresses: tuple[tuple[str, int], ...] = tuple(one.getsockname()[:2] for one in sockets)
         self.port = self.addresses[0][1]
 
+    async def open(self) -> None:
+        """Take connections."""
+        for one in self._sockets:
+            self._servers.append(await self._loop.create_server(self._connected, sock=one, backlog=_BACKLOG))
+
     async def close(self, grace_ms: int) -> None:
         """Accept no more, let answers finish for `grace_ms`, then end them with an error frame. Idempotent."""
-        self._server.should_exit = True
+        for server in self._servers:
+            server.close()
+        for one in self._sockets:
+            one.close()
         if not await self._ended(grace_ms / 1000):
             self._app.abort_all(ShuttingDown("the server is shutting down"))
-            if not await self._ended(_LAST_WORDS_S):
-                self._server.force_exit = True
-                self._task.cancel()
-        await asyncio.wait([self._task])
+            await self._ended(_LAST_WORDS_S)
+        if self._date is not None:
+            self._date.cancel()
 
     async def _ended(self, limit_s: float) -> bool:
-        done, _ = await asyncio.wait([self._task], timeout=limit_s)
-        return bool(done)
+        """Whether all connections and requests end within that time."""
+        state, deadline_s = self._state, self._loop.time() + limit_s
+        while state.connections or state.tasks:
+            for connection in tuple(state.connections):  # one may have come while the servers closed
+                connection.shutdown()
+            if self._loop.time() >= deadline_s:
+                return False
+            await asyncio.sleep(_LOOK_S)
+        return True
+
+    def _connected(self) -> HttpProtocol:
+        if self._date is None:
+            self._tell_date()
+        return HttpProtocol(self._config, self._state, {})
+
+    def _tell_date(self) -> None:
+        self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+        self._date = self._loop.call_later(_DATE_S, self._look_at_date)
+
+    def _look_at_date(self) -> None:
+        self._date = None
+        if self._state.connections:
+            self._tell_date()
 
 
 async def serve(app: App, sockets: Sequence[socket.socket]) -> Listener:
     """Serve `app` on sockets that listen already. They are the listener's from now on."""
-    config = uvicorn.Config(
-        app,
-        http=HttpProtocol,
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-    )
-    server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=list(sockets)), name="listener")
-    async with asyncio.timeout(_START_S):
-        await server.listening.wait()
-    return Listener(app, server, task, sockets)
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals alone and says when it listens."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+    listener = Listener(app, sockets)
+    await listener.open()
+    return listener

@@ -1,97 +1,43 @@
-"""The program `ollamamax`: its commands, and how errors end it."""
+"""The program `ollamamax`: how it starts, and how errors end it."""
 
+import os
 import sys
-from typing import Annotated, Final
+from collections.abc import Callable
+from typing import Final, NoReturn
 
-import typer
-
-from ollamamax import __version__
-from ollamamax.cli.commands import (
-    cluster,
-    config,
-    cp,
-    create,
-    demo,
-    discover,
-    engine,
-    events,
-    join,
-    node,
-    nodes,
-    ps,
-    pull,
-    push,
-    rm,
-    run,
-    serve,
-    show,
-    stop,
-    token,
-    version,
-)
-from ollamamax.cli.commands import list as list_command
+from ollamamax.cli import serving
 from ollamamax.cli.errors import CliError
 from ollamamax.core.errors import OllamaMaxError, SettingsError
 
 INTERRUPTED: Final = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
-
-app = typer.Typer(
-    name="ollamamax",
-    help="Many unequal machines, one Ollama.",
-    epilog="Try: ollamamax demo. Commands talk to the node that OLLAMA_HOST names, else to the one on this machine.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("serve")(serve.command)
-app.command("start", hidden=True)(serve.command)
-app.command("run")(run.command)
-app.command("list")(list_command.command)
-app.command("ls", hidden=True)(list_command.command)
-app.command("ps")(ps.command)
-app.command("show")(show.command)
-app.command("create")(create.command)
-app.command("pull")(pull.command)
-app.command("push")(push.command)
-app.command("cp")(cp.command)
-app.command("rm")(rm.command)
-app.command("stop")(stop.command)
-app.command("discover")(discover.command)
-app.command("join")(join.command)
-app.add_typer(token.app, name="token")
-app.command("nodes")(nodes.command)
-app.add_typer(node.app, name="node")
-app.add_typer(cluster.app, name="cluster")
-app.command("events")(events.command)
-app.add_typer(engine.app, name="engine")
-app.add_typer(config.app, name="config")
-app.command("demo")(demo.command)
-app.command("version")(version.command)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        sys.stdout.write(f"ollamamax version is {__version__}\n")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    _version: Annotated[
-        bool, typer.Option("--version", "-v", help="Print the version.", is_eager=True, callback=_print_version)
-    ] = False,
-) -> None:
-    """Many unequal machines, one Ollama."""
+_SERVE: Final = (["serve"], ["start"])
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and exit: 0, 1 for an error, 2 for wrong usage or settings, 130 after Ctrl-C."""
+    """Run a command and exit: 0, 1 for an error, 2 for wrong usage or settings, 130 after Ctrl-C.
+
+    arguments: None = the program's own. A node is served by this process, which then has nothing in memory of what
+    reads command lines.
+    """
     words = sys.argv[1:] if arguments is None else arguments
+    if arguments is None and words[:1] in _SERVE and hasattr(os, "fork"):
+        _end(lambda: serving.run(serving.ordered(lambda start: _command(words, start))))
+    _command(words, serving.run)
+
+
+def _command(words: list[str], start: Callable[[serving.Order], int]) -> NoReturn:
+    def run() -> NoReturn:
+        from ollamamax.cli import program  # not in a process that serves: 5 MB
+
+        program.run_command(words, start)
+
+    _end(run)
+
+
+def _end(work: Callable[[], int]) -> NoReturn:
     try:
-        app(_with_plain_think(words), prog_name="ollamamax")
+        sys.exit(work())
     except (CliError, OllamaMaxError) as error:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(_exit_code(error))
@@ -103,9 +49,3 @@ def _exit_code(error: CliError | OllamaMaxError) -> int:
     if isinstance(error, CliError):
         return error.exit_code
     return 2 if isinstance(error, SettingsError) else 1
-
-
-def _with_plain_think(words: list[str]) -> list[str]:
-    """`--think` alone means true: Ollama's option takes a value only behind an equals sign."""
-    end = words.index("--") if "--" in words else len(words)
-    return ["--think=true" if word == "--think" else word for word in words[:end]] + words[end:]

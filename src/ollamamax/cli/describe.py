@@ -35,6 +35,7 @@ def _model_rows(info: dict[str, Any]) -> list[tuple[str, ...]]:
         ("context length", str(facts.get(f"{architecture}.context_length", ""))),
         ("embedding length", str(facts.get(f"{architecture}.embedding_length", ""))),
         ("quantization", str(details.get("quantization_level", ""))),
+        ("requires", str(info.get("requires", ""))),
     ]
     return [row for row in rows if row[1]]
 

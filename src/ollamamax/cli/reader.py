@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Protocol
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.filters import is_searching
 from prompt_toolkit.history import FileHistory, InMemoryHistory
 from prompt_toolkit.input import Input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output
 
 PROMPT = ">>> "
@@ -41,7 +43,11 @@ class TerminalLines:
     def __init__(self, path: Path | None, *, input: Input | None = None, output: Output | None = None) -> None:
         self._history = _file_history(path) if path is not None else None
         self._session: PromptSession[str] = PromptSession(
-            history=self._history or InMemoryHistory(), enable_open_in_editor=True, input=input, output=output
+            history=self._history or InMemoryHistory(),
+            key_bindings=_shortcuts(),
+            enable_open_in_editor=True,
+            input=input,
+            output=output,
         )
 
     @property
@@ -57,6 +63,17 @@ class TerminalLines:
     def line(self, prompt: str) -> str:
         """The next line. Raises: EOFError, KeyboardInterrupt."""
         return self._session.prompt(prompt)
+
+
+def _shortcuts() -> KeyBindings:
+    """Beyond those that the editor has: Ctrl-G writes in $EDITOR, save in a search, which it ends."""
+    shortcuts = KeyBindings()
+
+    @shortcuts.add("c-g", filter=~is_searching)
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.open_in_editor()
+
+    return shortcuts
 
 
 def _file_history(path: Path) -> _FileHistory | None:

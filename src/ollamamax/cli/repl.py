@@ -8,7 +8,7 @@ from typing import Any, Final
 from ollamamax.cli.conversation import Conversation, report
 from ollamamax.cli.describe import describe, part
 from ollamamax.cli.errors import CliError
-from ollamamax.cli.listing import models_table
+from ollamamax.cli.listing import models_table, starting_with
 from ollamamax.cli.reader import read_input, unquoted
 from ollamamax.cli.talk import parse_think
 from ollamamax.core.errors import InvalidOption
@@ -20,7 +20,7 @@ HELP: Final = '''Available commands:
   /show           Show model information
   /load <model>   Talk with another model
   /save <model>   Save this session as a model
-  /list           List the models that are here
+  /list [prefix]  List the models that are here
   /clear          Forget what was said
   /bye            Leave
   /?, /help       This help
@@ -51,7 +51,7 @@ HELP_SHORTCUTS: Final = """Available keyboard shortcuts:
   Ctrl-K, Ctrl-U     Delete behind, before the cursor
   Ctrl-W             Delete the word before the cursor
   Ctrl-R             Search the history
-  Ctrl-X Ctrl-E      Write in $EDITOR
+  Ctrl-G             Write in $EDITOR
   Ctrl-L             Clear the screen
   Ctrl-C             Stop the answer
   Ctrl-D             Leave
@@ -101,8 +101,8 @@ def _help(_: Conversation, topic: str) -> None:
     _say(pages.get(topic.removeprefix("/"), HELP))
 
 
-def _list(conversation: Conversation, _: str) -> None:
-    _say(models_table(conversation.client.get("/api/tags")["models"]))
+def _list(conversation: Conversation, prefix: str) -> None:
+    _say(models_table(starting_with(conversation.client.get("/api/tags")["models"], prefix)))
 
 
 def _load(conversation: Conversation, model: str) -> None:

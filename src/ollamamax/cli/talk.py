@@ -37,6 +37,13 @@ class Talk:
         return {"model": self.model} | {key: value for key, value in said.items() if value not in (None, "", {})}
 
 
+def parse_bool(option: str, text: str) -> bool:
+    """The value of an option that is true or false. Raises: CliError."""
+    if text not in ("true", "false"):
+        raise CliError(f'invalid {option} value: "{text}" (must be true or false)')
+    return text == "true"
+
+
 def parse_think(text: str) -> bool | str:
     """A --think value. Raises: CliError."""
     if text in ("true", "false"):
@@ -157,9 +164,9 @@ def _answer(
         sys.stderr.write("\n" + statistics(final))
 
 
-def embed(client: Client, talk: Talk, text: str, *, dimensions: int) -> list[float]:
-    """The vector of a text."""
-    body = talk.common() | {"input": text} | ({"dimensions": dimensions} if dimensions else {})
+def embed(client: Client, talk: Talk, text: str, fields: dict[str, Any]) -> list[float]:
+    """The vector of a text. fields: of the request, beyond those that all requests share."""
+    body = talk.common() | {"input": text} | fields
     body.pop("think", None)
     body.pop("format", None)
     vectors: list[list[float]] = client.post("/api/embed", body, patient=True)["embeddings"]

@@ -29,8 +29,9 @@ from ollamamax.core.types import (
     NodeRecord,
 )
 from ollamamax.core.types import FoundCluster as Found
+from ollamamax.main.config import membership_config
 from ollamamax.main.loops import Loops
-from ollamamax.main.papers import become_member, bracketed, own_addresses
+from ollamamax.main.papers import become_member, own_addresses
 from ollamamax.main.roots import Roots, Strings, founding, open_roots
 from ollamamax.ports import BlobStore, Clock, Dice, Engine, MachineProbe, NodeKeys
 from ollamamax.services import catalog_events, discovering
@@ -43,7 +44,7 @@ from ollamamax.services.fleet import Fleet
 from ollamamax.services.gateway import Gateway
 from ollamamax.services.issuing import Issuer
 from ollamamax.services.library import Library
-from ollamamax.services.membership import Membership, MembershipConfig
+from ollamamax.services.membership import Membership
 from ollamamax.services.node_facts import NodeFactsSource
 from ollamamax.services.node_host import NodeHost
 from ollamamax.services.peer_engine import PeerEngine
@@ -194,7 +195,7 @@ class ClusterPart:
             self.replica,
             self._clock,
             self._dice,
-            self._membership_config(),
+            membership_config(self._settings, lambda: self._renewal.keys, self._port),
             self._events.add,
         )
         self._strings.hosts = self._hosts
@@ -238,16 +239,6 @@ class ClusterPart:
         self._strings.drop = self._server.drop
         await self._server.start(peer.host, self._port)
         _LOG.info("other nodes are heard", node=self.name, port=self._port, addresses=list(self._addresses()))
-
-    def _membership_config(self) -> MembershipConfig:
-        peer = self._settings.peer
-        return MembershipConfig(
-            keys=lambda: self._renewal.keys,
-            listen=f"{bracketed(peer.host)}:{self._port}",
-            seeds=peer.seeds,
-            multicast=peer.multicast,
-            lease_ms=int(peer.lease_s * 1000),
-        )
 
     # --- what the parts ask of each other -----------------------------------------------------------------------------
 

@@ -1,15 +1,19 @@
 """From the tree of settings to the small configs that each part has of its own."""
 
 import socket
+from collections.abc import Callable
 
 import psutil
 
 from ollamamax.api.ports import ApiConfig
 from ollamamax.core.resilience.breaker import BreakerConfig
 from ollamamax.core.resilience.retry_budget import RetryConfig
+from ollamamax.main.papers import bracketed
+from ollamamax.ports import NodeKeys
 from ollamamax.services.agent import AgentConfig
 from ollamamax.services.dispatch import DispatchConfig
 from ollamamax.services.fleet import FleetConfig
+from ollamamax.services.membership_config import MembershipConfig
 from ollamamax.settings import Settings
 
 
@@ -65,7 +69,19 @@ def dispatch_config(settings: Settings) -> DispatchConfig:
     )
 
 
+def membership_config(settings: Settings, keys: Callable[[], NodeKeys], port: int) -> MembershipConfig:
+    """How nodes find each other. keys: this node's, which are renewed now and then.  port: of its peer listener."""
+    peer = settings.peer
+    return MembershipConfig(
+        keys=keys,
+        listen=f"{bracketed(peer.host)}:{port}",
+        seeds=peer.seeds,
+        multicast=peer.multicast,
+        lease_ms=int(peer.lease_s * 1000),
+    )
+
+
 def base_url(host: str, port: int) -> str:
     """What clients on this machine can use; a listener on every interface is reached by loopback."""
-    shown = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    shown = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, bracketed(host))
     return f"http://{shown}:{port}"

@@ -163,7 +163,7 @@ async def _prepare_store(settings: Settings, store: OllamaStore, library: Librar
 
 def _gateway(settings: Settings, fleet: Fleet, part: ClusterPart | None, meter: Meter, clock: Clock) -> Gateway:
     router = Router(fleet, RoutingConfig())
-    room = WaitingRoom(router, Admission(settings.queue.max_queue), meter, clock)
+    room = WaitingRoom(router, Admission(settings.queue.max_queue), clock)
     budget = RetryBudget(retry_config(settings))
     ensure = None if part is None else part.ensure
     dispatcher = Dispatcher(router, budget, meter, clock, dispatch_config(settings), ensure)

@@ -14,6 +14,7 @@ from ollamamax.adapters.state.remote_state import RemoteState
 from ollamamax.adapters.state.sqlite_state import SqliteState
 from ollamamax.core.catalog.catalog import Catalog
 from ollamamax.core.catalog.commands import FoundCluster
+from ollamamax.core.catalog.records import LEVEL
 from ollamamax.core.types import ClusterMeta, NodeRecord
 from ollamamax.main.papers import cluster_home, identity, snapshot_file, state_path
 from ollamamax.ports import Clock, Dice, Identity
@@ -94,5 +95,6 @@ def founding(settings: Settings, roots: Roots, now_ns: int) -> FoundCluster:
         joined_ns=me.joined_ns,
         key_hash=roots.papers.facts(me.keys.certificate).key_hash,
         version=__version__,
+        level=LEVEL,
     )
     return FoundCluster(meta, node)

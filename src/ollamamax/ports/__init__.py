@@ -17,6 +17,7 @@ from ollamamax.ports.cluster import (
     Scout,
     ScoutedNode,
 )
+from ollamamax.ports.etcd import Etcd, EtcdMembers, EtcdProcess, EtcdStore
 from ollamamax.ports.node import (
     AuditSink,
     BlobPart,
@@ -53,6 +54,10 @@ __all__ = [
     "EngineBook",
     "EngineConnector",
     "EngineLauncher",
+    "Etcd",
+    "EtcdMembers",
+    "EtcdProcess",
+    "EtcdStore",
     "Identity",
     "IdentityStore",
     "JoinLink",

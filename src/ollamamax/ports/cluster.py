@@ -217,7 +217,7 @@ class MeshConfig(Struct, frozen=True, kw_only=True):
     listen: str
     connect: tuple[str, ...] = ()
     denied: frozenset[str] = frozenset()
-    lease_ms: int = 3_000
+    lease_ms: int = 4_000
     multicast: bool = True
 
 

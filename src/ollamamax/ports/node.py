@@ -314,7 +314,7 @@ class Meter(Protocol):
         ...
 
     def queue(self, waiting: int, running: int) -> None:
-        """Requests waiting for admission, and admitted."""
+        """Requests waiting for admission, and admitted, at this moment."""
         ...
 
     def loaded(self, models: Mapping[str, int]) -> None:

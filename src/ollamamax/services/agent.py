@@ -81,12 +81,7 @@ class LocalAgent:
         self._clock = clock
         self._dice = dice
         self._config = config
-        residency = ResidencyConfig(
-            keep_alive_ms=config.keep_alive_ms,
-            max_loaded=config.max_loaded_models,
-            load_timeout_ms=config.load_timeout_ms,
-        )
-        self._pool = RunnerPool(launcher, machine, clock, meter, residency, config.gpu_overhead_bytes)
+        self._pool = RunnerPool(launcher, machine, clock, meter, _residency(config), config.gpu_overhead_bytes)
         self._shown_as: dict[tuple[str, str], tuple[str, ModelDetails]] = {}
         """By runner key and name. Kept for good: a few hundred bytes for each version of a model that was used."""
 
@@ -95,6 +90,11 @@ class LocalAgent:
     async def run(self) -> None:
         """Own the engines until `close` has ended; cancelling stops them at once."""
         await self._pool.run()
+
+    def reconfigure(self, config: AgentConfig) -> None:
+        """Other settings from the next request on. One that a loaded model does not fit has it loaded anew."""
+        self._config = config
+        self._pool.reconfigure(_residency(config), config.gpu_overhead_bytes)
 
     def tick(self) -> None:
         """Do what is due by the clock now; `run` does so by itself when real time passes."""
@@ -239,3 +239,11 @@ class LocalAgent:
 
     def _call_id(self) -> str:
         return f"call_{self._dice.token_hex(4)}"
+
+
+def _residency(config: AgentConfig) -> ResidencyConfig:
+    return ResidencyConfig(
+        keep_alive_ms=config.keep_alive_ms,
+        max_loaded=config.max_loaded_models,
+        load_timeout_ms=config.load_timeout_ms,
+    )

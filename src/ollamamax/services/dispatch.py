@@ -9,8 +9,9 @@ When a node is found to have gone, attempts at its engines end at once instead o
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, TypeVar
 
 import structlog
 from msgspec import Struct
@@ -80,87 +81,68 @@ class Dispatcher:
         self._budget = budget
         self._meter = meter
         self._clock = clock
-        self._config = config
         self._ensure = ensure
         self._patrol = Patrol()
+        self.reconfigure(config)
 
-    async def stream(self, request: ChatRequest, trip: Trip, lease: Lease) -> ChunkStream:
-        """The answer. lease: for the first attempt.
+    def reconfigure(self, config: DispatchConfig) -> None:
+        """Other deadlines, for those that begin from now on."""
+        self._config = config
+        self._stall_s = config.stall_timeout_ms / 1000
 
-        Raises: what the last engine raised; EngineTimeout; EngineUnavailable for a stream without an end.
+    async def stream(
+        self,
+        request: ChatRequest,
+        trip: Trip,
+        admit: Callable[[ChatRequest, Trip], Awaitable[Lease] | None],
+        ended: Callable[[Trip], None],
+    ) -> ChunkStream:
+        """The answer, from admission to the end of the trip: one generator, as each costs again at each chunk.
+
+        admit: gives the lease for the first attempt; None for what waits for no slot, to unload.  ended: told in the
+        end, whatever happened.  Raises: what `admit` or the last engine raised; EngineTimeout; EngineUnavailable for a
+        stream without an end.
         """
-        watchdog = Watchdog(self._patrol)
-        answer, read, lease = await self._open(request, trip, lease, watchdog)
-        failure: BaseException | None = None
-        trip.first_ms = self._clock.now_ms()
-        limit_s = self._config.stall_timeout_ms / 1000
         try:
-            while True:
-                if read:
-                    count = len(read)
-                    trip.chunks += count
-                    lease.progress(count)
-                    if read[-1].done_reason:
-                        trip.completed(read[-1], self._clock.now_ms())
-                        limit_s = CLOSE_LIMIT_S  # there is nothing to wait for but the end of the stream
-                    yield read
-                watchdog.watch(0.0 if lease.is_lost else limit_s)
-                read = await answer.__anext__()
-                watchdog.rest()
-        except StopAsyncIteration:
-            if trip.stats is None:
-                failure = EngineUnavailable(f"engine '{lease.engine_id}' closed the stream before its end")
-                raise failure from None
-        except asyncio.CancelledError as error:
-            failure = error
-            if not watchdog.has_barked():
-                raise
-            failure = _end_of_wait(lease, limit_s)
-            if trip.stats is None:
-                raise failure from None
-        except OllamaMaxError as error:
-            failure = error
-            if trip.stats is None:
-                raise
-        except BaseException as error:
-            failure = error
-            raise
-        finally:
+            admitted = admit(request, trip)
+            if admitted is None:
+                yield await self.unload(request, trip)
+                return
+            watchdog, lease = Watchdog(self._patrol), await admitted
+            (answer, read), lease = await self._attempts(trip, lease, watchdog, partial(self._first_read, request))
+            trip.first_ms = self._clock.now_ms()
+            failure: BaseException | None = None
+            limit_s = self._stall_s
+            try:
+                while True:
+                    if read:
+                        count = len(read)
+                        trip.chunks += count
+                        lease.progress(count)
+                        if read[-1].done_reason:
+                            trip.completed(read[-1], self._clock.now_ms())
+                            limit_s = CLOSE_LIMIT_S  # there is nothing to wait for but the end of the stream
+                        yield read
+                    watchdog.watch(0.0 if lease.is_lost else limit_s)
+                    read = await answer.__anext__()
+                    watchdog.rest()
+            except BaseException as error:  # noqa: BLE001 - raised again behind the end of the stream
+                failure = _failure(error, trip, lease, watchdog, limit_s)
             watchdog.close()
             await self._end_stream(trip, lease, answer, failure)
-
-    async def _open(
-        self, request: ChatRequest, trip: Trip, lease: Lease, watchdog: Watchdog
-    ) -> tuple[ChunkStream, list[Chunk], Lease]:
-        """Attempts until a first read comes: the stream, that read, and the lease of the engine."""
-        self._budget.step(_REQUESTED, self._clock.now_ms())
-        try:
-            while True:
-                answer = lease.member.engine.generate(request, lease.served_as)
-                try:
-                    read = await self._attempt(trip, lease, watchdog, self._first_read(lease, answer))
-                except OllamaMaxError as error:
-                    lease = self._turn_to_next(trip, lease, error)
-                else:
-                    return answer, read, lease
-        except BaseException:
-            watchdog.close()
+            if failure is not None and (trip.stats is None or not isinstance(failure, OllamaMaxError)):
+                raise failure
+        except BaseException as error:
+            trip.error = error
             raise
+        finally:
+            ended(trip)
 
     async def embed(self, request: EmbedRequest, trip: Trip, lease: Lease) -> EmbedResult:
         """The vectors. Raises: what the last engine raised; EngineTimeout."""
-        self._budget.step(_REQUESTED, self._clock.now_ms())
         watchdog = Watchdog(self._patrol)
-        try:
-            while True:
-                try:
-                    result = await self._attempt(trip, lease, watchdog, self._vectors(lease, request))
-                except OllamaMaxError as error:
-                    lease = self._turn_to_next(trip, lease, error)
-                else:
-                    break
-        finally:
-            watchdog.close()
+        result, lease = await self._attempts(trip, lease, watchdog, partial(self._vectors, request))
+        watchdog.close()
         trip.stats = GenerationStats(prompt_tokens=result.prompt_tokens, load_ms=result.load_ms)
         self._fleet.succeeded(lease, Sample(load_ms=0.0 if lease.was_loaded else result.load_ms))
         return result
@@ -199,47 +181,61 @@ class Dispatcher:
         except TimeoutError:
             raise EngineTimeout(f"engine '{member.engine_id}' did not answer within {limit_s:g} s") from None
 
-    async def _attempt(self, trip: Trip, lease: Lease, watchdog: Watchdog, work: Coroutine[Any, Any, _T]) -> _T:
-        """`work` within the lease's limit. Its lease stays open for an OllamaMaxError, and ends for anything else.
+    async def _attempts(
+        self, trip: Trip, lease: Lease, watchdog: Watchdog, work: Callable[[Lease], Awaitable[_T]]
+    ) -> tuple[_T, Lease]:
+        """`work` within its lease's limit, at one engine after the other until it succeeds: its result, and the lease
+        that it was with, still open. All others have ended.
 
-        Raises: what `work` raises; EngineTimeout; EngineUnavailable if the engine's node goes meanwhile.
+        Raises: what the last one raises; EngineTimeout; EngineUnavailable if the engine's node goes meanwhile.
         """
-        limit_s = self._first_limit_s(lease)
-        if lease.member.leases is not None:
-            if lease.is_lost:
-                work.close()
-                raise _end_of_wait(lease, limit_s)
-            lease.on_lost = watchdog.bark
-        trip.attempts += 1
-        trip.engine_id = lease.engine_id
-        watchdog.watch(limit_s)
+        self._budget.step(_REQUESTED, self._clock.now_ms())
         try:
-            result = await work
-        except OllamaMaxError:
-            raise
-        except asyncio.CancelledError:
-            if watchdog.has_barked():
-                raise _end_of_wait(lease, limit_s) from None
-            self._fleet.abandoned(lease)
-            raise
+            while True:
+                limit_s = self._first_limit_s(lease)
+                try:
+                    if lease.member.leases is not None:
+                        if lease.is_lost:
+                            raise _end_of_wait(lease, limit_s)
+                        lease.on_lost = watchdog.bark
+                    trip.attempts += 1
+                    trip.engine_id = lease.engine_id
+                    watchdog.watch(limit_s)
+                    result = await work(lease)
+                except OllamaMaxError as error:
+                    failure = error
+                except asyncio.CancelledError:
+                    if not watchdog.has_barked():
+                        self._fleet.abandoned(lease)
+                        raise
+                    failure = _end_of_wait(lease, limit_s)
+                except BaseException:
+                    self._fleet.abandoned(lease)
+                    raise
+                else:
+                    watchdog.rest()
+                    self._fleet.responded(lease)
+                    return result, lease
+                watchdog.rest()
+                lease = self._turn_to_next(trip, lease, failure)
         except BaseException:
-            self._fleet.abandoned(lease)
+            watchdog.close()
             raise
-        finally:
-            watchdog.rest()
-        self._fleet.responded(lease)
-        return result
 
-    async def _first_read(self, lease: Lease, answer: ChunkStream) -> list[Chunk]:
-        """The first read that holds a chunk. Raises: what the engine raises, EngineUnavailable if none comes."""
+    async def _first_read(self, request: ChatRequest, lease: Lease) -> tuple[ChunkStream, list[Chunk]]:
+        """The stream, and its first read that holds a chunk.
+
+        Raises: what the engine raises, EngineUnavailable if none comes.
+        """
         if lease.must_fetch:
             await self._fetch(lease)
+        answer = lease.member.engine.generate(request, lease.served_as)
         async for read in answer:
             if read:
-                return read
+                return answer, read
         raise EngineUnavailable("the engine closed the stream before it answered")
 
-    async def _vectors(self, lease: Lease, request: EmbedRequest) -> EmbedResult:
+    async def _vectors(self, request: EmbedRequest, lease: Lease) -> EmbedResult:
         if lease.must_fetch:
             await self._fetch(lease)
         return await lease.member.engine.embed(request, lease.served_as)
@@ -305,6 +301,19 @@ class Dispatcher:
                 self._fleet.failed(lease, failure)
             else:
                 self._fleet.abandoned(lease)
+
+
+def _failure(
+    error: BaseException, trip: Trip, lease: Lease, watchdog: Watchdog, limit_s: float
+) -> BaseException | None:
+    """What the end of a stream means; None if it is in order."""
+    if isinstance(error, StopAsyncIteration):
+        if trip.stats is not None:
+            return None
+        return EngineUnavailable(f"engine '{lease.engine_id}' closed the stream before its end")
+    if isinstance(error, asyncio.CancelledError) and watchdog.has_barked():
+        return _end_of_wait(lease, limit_s)
+    return error
 
 
 def _end_of_wait(lease: Lease, limit_s: float) -> EngineError:

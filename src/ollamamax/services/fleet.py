@@ -115,6 +115,12 @@ class Fleet(Roster):
         """Poll attached engines until cancelled."""
         await self._prober.run(self._attached())
 
+    def reconfigure(self, config: FleetConfig) -> None:
+        """Engines are watched, and left out, by other limits from now on."""
+        self._config = config
+        self._prober.reconfigure(config)
+        self._limit_breakers(config.breaker)
+
     async def close(self) -> None:
         """Stop what is under way and close all engines but the local one. Idempotent."""
         await self._prober.close()
@@ -213,11 +219,6 @@ class Fleet(Roster):
 
     # --- other nodes' engines ---------------------------------------------------------------------------------
 
-    def add_peer(self, member: Member) -> None:
-        """One more, under an id that nobody has. `changed` is to follow."""
-        assert member.node_id, "this node's own engines are attached"
-        self._put(member)
-
     def remove_peer(self, member: Member) -> None:
         """It is there no more. Answers under way go on. `changed` is to follow."""
         self._take_out(member)
@@ -225,10 +226,6 @@ class Fleet(Roster):
         self._gone.add(member)
         if not member.in_flight:
             self._close_soon(member)
-
-    def peer_offers(self, member: Member) -> None:
-        """What it offers may have changed. `changed` is to follow."""
-        self._index.update(member)
 
     # --- asking -----------------------------------------------------------------------------------------------
 

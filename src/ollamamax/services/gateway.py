@@ -1,5 +1,7 @@
 """Hops 4 to 11 of a request: may it, admit, look, choose, attempt, stream, learn. One Outcome for each, in any case."""
 
+from collections.abc import Awaitable
+
 from msgspec import Struct
 
 from ollamamax.core.access.decide import decide
@@ -9,6 +11,7 @@ from ollamamax.core.routing.decide import Decision
 from ollamamax.core.types import ChatRequest, EmbedRequest, EmbedResult, Principal, RequestContext
 from ollamamax.ports import AuditSink, ChunkStream, Clock, Meter
 from ollamamax.services.dispatch import Dispatcher
+from ollamamax.services.members import Lease
 from ollamamax.services.router import Router
 from ollamamax.services.trip import Trip
 from ollamamax.services.waiting import WaitingRoom
@@ -41,29 +44,12 @@ class Gateway:
         """Refusals and changes are audited. action: a value of access.roles.Action. Raises: Forbidden."""
         self._authorize(context.principal, Action(action), subject)
 
-    async def chat(self, context: RequestContext, request: ChatRequest) -> ChunkStream:
+    def chat(self, context: RequestContext, request: ChatRequest) -> ChunkStream:
         """Answer. Closing the generator, or cancelling who reads it, cancels down to the engine.
 
         Raises: Forbidden, ShuttingDown, QueueFull, ModelNotFound, InvalidName, NoCandidate, what engines raise.
         """
-        trip = Trip(context, request.model)
-        try:
-            self._check_in(trip)
-            trip.facts = self._router.facts(request)
-            if request.keep_alive_ms == 0 and not request.messages and not request.prompt:
-                yield await self._dispatcher.unload(request, trip)
-                return
-            stream = self._dispatcher.stream(request, trip, await self._room.enter(trip))
-            try:
-                async for read in stream:
-                    yield read
-            finally:
-                await stream.aclose()
-        except BaseException as error:
-            trip.error = error
-            raise
-        finally:
-            self._end(trip)
+        return self._dispatcher.stream(request, Trip(context, request.model), self._admit, self._end)
 
     async def embed(self, context: RequestContext, request: EmbedRequest) -> EmbedResult:
         """Embed. Raises: as chat()."""
@@ -106,6 +92,15 @@ class Gateway:
             raise ShuttingDown("the node is shutting down")
         self._authorize(trip.context.principal, Action.INFER, trip.model)
 
+    def _admit(self, request: ChatRequest, trip: Trip) -> Awaitable[Lease] | None:
+        """A slot, once there is one; None for a request to unload, which waits for none."""
+        self._check_in(trip)
+        trip.facts = self._router.facts(request)
+        if request.keep_alive_ms == 0 and not request.messages and not request.prompt:
+            return None
+        return self._room.enter(trip)
+
     def _end(self, trip: Trip) -> None:
-        self._room.leave(trip)
-        self._meter.outcome(trip.outcome(self._clock.now_ms()))
+        now_ms = self._clock.now_ms()
+        self._room.leave(trip, now_ms)
+        self._meter.outcome(trip.outcome(now_ms))

@@ -214,6 +214,7 @@ class Issuer:
                 token_id=request.token_id,
                 secret_hash=join_token.secret_hash(request.secret),
                 at_ns=now_ns,
+                level=request.level,
             )
         )
         node = catalog.nodes.get(node_id)

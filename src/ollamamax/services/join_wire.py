@@ -32,6 +32,7 @@ class Hello(Struct, frozen=True, kw_only=True):
 class JoinRequest(Struct, frozen=True, kw_only=True):
     """secret: of the token, 32 hex.  request: a signing request, PEM.  node_id: drawn by the joining node, or its own
     from before.  name: what it would like to be called.  addresses: where it thinks that its peer listener is reached.
+    level: as NodeRecord.level.
     """
 
     token_id: str
@@ -41,6 +42,7 @@ class JoinRequest(Struct, frozen=True, kw_only=True):
     name: str
     addresses: tuple[str, ...]
     version: str
+    level: int = 1
 
     def __repr__(self) -> str:
         return f"JoinRequest(token_id={self.token_id!r}, secret=..., node_id={self.node_id!r})"

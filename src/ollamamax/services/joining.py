@@ -16,6 +16,7 @@ from msgspec import Struct
 from ollamamax.core.catalog import grammar, join_token
 from ollamamax.core.catalog.catalog import Catalog
 from ollamamax.core.catalog.join_token import JoinToken
+from ollamamax.core.catalog.records import LEVEL
 from ollamamax.core.errors import (
     BadRequest,
     Busy,
@@ -199,6 +200,7 @@ async def _ask(
         name=wanted.name,
         addresses=wanted.addresses,
         version=wanted.version,
+        level=LEVEL,
     )
     try:
         body = await _send(link, address, ca, token.cluster_id, join_wire.encode(request))

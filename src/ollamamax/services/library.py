@@ -63,6 +63,10 @@ class Library:
         """End what is being pulled, and pull no more; what has come stays."""
         self._puller.begin_drain()
 
+    def reconfigure(self, prune: bool) -> None:
+        """Whether blobs that no model uses any more are removed, from the next change on."""
+        self._prune = prune
+
     async def close(self) -> None:
         """The same, and wait for it. Idempotent."""
         await self._puller.close()

@@ -51,7 +51,7 @@ class MembershipConfig(Struct, frozen=True, kw_only=True):
     listen: str
     seeds: Sequence[str] = ()
     multicast: bool = True
-    lease_ms: int = 3_000
+    lease_ms: int = 4_000
     probe_ms: float = 1_000.0
     probes: int = 16
     debounce_ms: float = 30.0

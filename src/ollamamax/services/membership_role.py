@@ -118,7 +118,8 @@ class MeshPart:
         return 1.0
 
     def _config(self, role: MeshRole, seen: Surroundings) -> MeshConfig:
-        targets = backbone.targets(self._me, list(seen.nodes), seen.gone, seen.routers, self._size)
+        is_router = role is MeshRole.ROUTER
+        targets = backbone.targets(self._me, list(seen.nodes), seen.gone, seen.routers, self._size, is_router=is_router)
         connect = [address for node in targets for address in backbone.mesh_addresses(seen.nodes[node].addresses)]
         return MeshConfig(
             keys=self._keys(),

@@ -41,6 +41,12 @@ class Prober:
         self._pollers: dict[Member, asyncio.Task[None]] = {}
         self._is_running = False
 
+    def reconfigure(self, config: ProbeConfig) -> None:
+        """Other times from now on; all are asked once more at once, which begins them."""
+        self._config = config
+        for member in self._pollers:
+            member.kick.set()
+
     async def run(self, members: Iterable[Member]) -> None:
         """Follow these members and those added later, until cancelled."""
         self._is_running = True

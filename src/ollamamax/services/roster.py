@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from itertools import chain
 
-from ollamamax.core.resilience.breaker import State
+from ollamamax.core.resilience.breaker import BreakerConfig, State
 from ollamamax.core.types import EngineFacts, EngineModel, FleetSnapshot
 from ollamamax.ports import Clock
 from ollamamax.services.members import LOCAL, EngineStatus, LocalMember, Member
@@ -40,6 +40,21 @@ class Roster:
         members = self._peers if member.node_id else self._members
         del members[member.engine_id]
         self._index.drop(member)
+
+    def add_peer(self, member: Member) -> None:
+        """One more of another node, under an id that nobody has. `changed` is to follow."""
+        assert member.node_id, "this node's own engines are attached"
+        self._put(member)
+
+    def peer_offers(self, member: Member) -> None:
+        """What it offers may have changed. `changed` is to follow."""
+        self._index.update(member)
+
+    def _limit_breakers(self, config: BreakerConfig) -> None:
+        """Those that there are go by other limits from now on."""
+        for member in self._all():
+            for breaker in member.breakers.values():
+                breaker.reconfigure(config)
 
     def snapshot(self) -> FleetSnapshot:
         """All facts at this moment."""

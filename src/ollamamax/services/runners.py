@@ -103,6 +103,11 @@ class RunnerPool:
         """As of the last measurement."""
         self.last_load_ms = 0.0
 
+    def reconfigure(self, config: ResidencyConfig, gpu_overhead_bytes: int) -> None:
+        """Other limits for what is loaded from now on."""
+        self._machine.reconfigure(config)
+        self._gpu_overhead_bytes = gpu_overhead_bytes
+
     @property
     def runners(self) -> tuple[Runner, ...]:
         """All runners; to be read only."""

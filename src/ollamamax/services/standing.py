@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from ollamamax.core.catalog.commands import SetAddresses, SetInstance
+from ollamamax.core.catalog.records import LEVEL
 from ollamamax.core.errors import LeaseNotFound, NodeConflict, NotFound, OllamaMaxError, PeerError
 from ollamamax.ports import PeerLink, StateStore
 from ollamamax.services.control import Control
@@ -83,8 +84,8 @@ class Standing:
         if record is None or self._replica.lost_since_ms is not None:
             return
         addresses = self._addresses()
-        if record.addresses != addresses or record.version != self._version:
-            await self._control.run(SetAddresses(self._node_id, addresses, self._version))
+        if (record.addresses, record.version, record.level) != (addresses, self._version, LEVEL):
+            await self._control.run(SetAddresses(self._node_id, addresses, self._version, LEVEL))
         if renew:
             await self._hold()
 

@@ -10,7 +10,7 @@ from ollamamax.core.errors import QueueFull
 from ollamamax.core.resilience.admission import Admission, Arrive, Dispatch, Grant, Leave, Queue, Reject
 from ollamamax.core.routing.decide import Decision
 from ollamamax.core.routing.predict import RequestFacts
-from ollamamax.ports import Clock, Meter
+from ollamamax.ports import Clock
 from ollamamax.services.members import Lease
 from ollamamax.services.router import Router
 from ollamamax.services.trip import Trip
@@ -21,10 +21,9 @@ _LOG: Final = structlog.get_logger(__name__)
 class WaitingRoom:
     """Requests enter, perhaps wait, and leave with a lease. Each change of the fleet lets those in for whom is room."""
 
-    def __init__(self, router: Router, admission: Admission, meter: Meter, clock: Clock) -> None:
+    def __init__(self, router: Router, admission: Admission, clock: Clock) -> None:
         self._router = router
         self._admission = admission
-        self._meter = meter
         self._clock = clock
         self._tickets = itertools.count(1)
         self._waiters: dict[int, tuple[Trip, asyncio.Future[Lease]]] = {}
@@ -70,7 +69,6 @@ class WaitingRoom:
         if isinstance(effect, Reject):
             raise QueueFull
         trip.ticket = ticket
-        self._tell()
         if isinstance(effect, Dispatch):
             assert best is not None, "only who has an engine starts"
             return self._router.begin(best, facts)
@@ -78,13 +76,12 @@ class WaitingRoom:
         _LOG.debug("a request waits", model=facts.model_key, position=effect.position, eta_ms=effect.eta_ms)
         return await self._wait(trip, ticket)
 
-    def leave(self, trip: Trip) -> None:
+    def leave(self, trip: Trip, now_ms: float) -> None:
         """It has ended, or stopped waiting."""
         if trip.ticket:
             self._waiters.pop(trip.ticket, None)
-            self._admission.step(Leave(trip.ticket), self._clock.now_ms())
+            self._admission.step(Leave(trip.ticket), now_ms)
             trip.ticket = 0
-            self._tell()
 
     async def _wait(self, trip: Trip, ticket: int) -> Lease:
         since_ms = self._clock.now_ms()
@@ -112,25 +109,21 @@ class WaitingRoom:
             ticket = self._admission.head(key)
             trip, future = self._waiters[ticket]
             if future.done():
-                self.leave(trip)
+                self.leave(trip, self._clock.now_ms())
                 return True
             decision = self._router.choose(trip.facts, self._admission.waiting_for(key))
             if decision.best is None:
                 if decision.is_open:
                     continue
-                self.leave(trip)
+                self.leave(trip, self._clock.now_ms())
                 future.set_exception(self._router.refusal(trip.model, decision))
                 return True
             if decision.best.has_room:
                 self._admission.step(Grant(key), self._clock.now_ms())
                 del self._waiters[ticket]
                 future.set_result(self._router.begin(decision.best, trip.facts))
-                self._tell()
                 return True
         return False
-
-    def _tell(self) -> None:
-        self._meter.queue(self._admission.waiting, self._admission.running)
 
     def check_invariants(self) -> None:
         """The machine's, and that whoever waits can be found. Raises: AssertionError."""

@@ -73,7 +73,8 @@ class Knob:
     """What documentation and error messages need to know of a setting, beside its type.
 
     key: dotted path.  ollama: Ollama's variable for it.  flag: of `ollamamax serve`.  default: as text.
-    is_secret: its value is never shown.
+    applies: "live" = the cluster may set it, and nodes take it over while they run; "restart" = the cluster may set it,
+    and nodes take it over when they start; "local" = each node's own.  is_secret: its value is never shown.
     """
 
     key: str
@@ -83,6 +84,7 @@ class Knob:
     ollama: str
     flag: str
     default: str
+    applies: str
     is_secret: bool = False
 
     @property
@@ -100,10 +102,21 @@ def knob(
     ollama: str = "",
     flag: str = "",
     default_text: str = "",
+    applies: Literal["live", "restart", "local"] = "local",
     **limits: Any,
 ) -> Any:
-    """A pydantic field. default: `...` where it depends on the machine; default_text says how.  limits: ge, gt, le."""
-    extra: Any = {"unit": unit, "why": why, "ollama": ollama, "flag": flag, "default": default_text}
+    """A pydantic field. default: `...` where it depends on the machine; default_text says how.  limits: ge, gt, le.
+
+    applies: as Knob.applies.
+    """
+    extra: Any = {
+        "unit": unit,
+        "why": why,
+        "ollama": ollama,
+        "flag": flag,
+        "default": default_text,
+        "applies": applies,
+    }
     return Field(default, description=meaning, json_schema_extra=extra, **limits)
 
 

@@ -122,7 +122,7 @@ def _from_file(
         if key in _sections():
             problems.append(f"{key} = {raw!r} ({path}): {key} is a section; write its keys below [{key}]")
         elif key not in knobs():
-            problems.append(_unknown("key", key, str(path), list(knobs())))
+            problems.append(unknown_key("key", key, str(path), list(knobs())))
         elif key == "home" and config is None:
             problems.append(f"home can't be set in {path}, which lies in it; use OLLAMAMAX_HOME, --home or --config")
         else:
@@ -148,7 +148,7 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterat
     names = {knob.variable: key for key, knob in knobs().items()}
     for name in sorted(name for name in environ if name.startswith(PREFIX)):
         if name not in names:
-            problems.append(_unknown("variable", name, "the environment", list(names)))
+            problems.append(unknown_key("variable", name, "the environment", list(names)))
         elif raw := environ[name].strip():
             yield _Given(names[name], raw, f"environment {name}", Path.cwd())
 
@@ -156,7 +156,7 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterat
 def _from_flags(flags: Mapping[str, Any], problems: list[str]) -> Iterator[_Given]:
     for key, raw in flags.items():
         if key not in knobs():
-            problems.append(_unknown("key", key, "flag --set", list(knobs())))
+            problems.append(unknown_key("key", key, "flag --set", list(knobs())))
         elif raw is not None:
             yield _Given(key, raw, f"flag {_flag(knobs()[key])}", Path.cwd())
 
@@ -237,6 +237,14 @@ def _checked(item: _Given, user_home: Path) -> Any:
     return _adapters()[item.key].validate_python(item.raw)
 
 
+def checked_value(key: str, text: str, origin: str) -> Any:
+    """The value of a known key, in its type, from how people write it. Raises: SettingsError."""
+    try:
+        return _checked(_Given(key, text, origin, Path.cwd()), Path.home())
+    except ValueError as error:
+        raise SettingsError(_bad_value(key, text, origin, error)) from None
+
+
 def _user_home(environ: Mapping[str, str]) -> Path:
     said = environ.get("HOME", "")
     return Path(said) if said else Path.home()
@@ -260,7 +268,8 @@ def _bad_value(key: str, raw: Any, origin: str, error: ValueError) -> str:
     return f"{key} = {shown} ({origin}): {reason}"
 
 
-def _unknown(what: str, name: str, where: str, known: list[str]) -> str:
+def unknown_key(what: str, name: str, where: str, known: list[str]) -> str:
+    """The message about a name that nobody knows, with the nearest that is known."""
     close = get_close_matches(name, known, n=1, cutoff=0.6)
     hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
     return f"unknown {what} {name} ({where}); {hint}"

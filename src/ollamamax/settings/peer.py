@@ -61,10 +61,10 @@ class Peer(Section):
         why="With that key anyone could make certificates; with a passphrase a stolen disk is not enough.",
     )
     lease_s: Amount = knob(
-        3.0,
+        4.0,
         "Silence after which a node is suspected to be gone, and asked directly.",
         unit="seconds",
-        why="Silent machines are out of the routing within 5 s; much less would suspect busy ones.",
+        why="Silent machines are out of the routing within 5 s; less costs CPU, and would suspect busy ones.",
         ge=1,
         le=60,
     )

@@ -48,6 +48,7 @@ class Listen(Section):
         (),
         "Origins that browsers may call from, beside this machine's and desktop apps'; one * each; comma-separated.",
         why="A web page of somebody else must not use the models unnoticed.",
+        applies="live",
         ollama="OLLAMA_ORIGINS",
         flag="--origins",
     )
@@ -62,6 +63,7 @@ class Listen(Section):
         "Largest request body, blobs excepted; beyond it the answer is 413.",
         unit="bytes",
         why="Room for a few base64 images, and a bound on the memory that one client can take.",
+        applies="live",
         ge=1024,
     )
     body_timeout_s: Amount = knob(
@@ -69,6 +71,7 @@ class Listen(Section):
         "Longest time for a JSON body to arrive whole, and between two pieces of a blob; beyond it: 408.",
         unit="seconds",
         why="A half-sent body must not hold a connection for ever; slow links still get through.",
+        applies="live",
         gt=0,
     )
     shutdown_grace_s: Amount = knob(
@@ -76,6 +79,7 @@ class Listen(Section):
         "How long answers in progress may go on after SIGTERM or SIGINT; a second signal ends them at once.",
         unit="seconds",
         why="Service managers usually kill after 30 s or less, and unloading needs some of it.",
+        applies="restart",
         ge=0,
     )
 
@@ -93,6 +97,7 @@ class Engine(Section):
         "How long a model stays loaded after its last request, unless that says otherwise; negative: for ever.",
         unit="Go duration, or seconds",
         why="Ollama's default.",
+        applies="live",
         ollama="OLLAMA_KEEP_ALIVE",
         flag="--keep-alive",
     )
@@ -101,6 +106,7 @@ class Engine(Section):
         "Models in memory at once; 0 is three per GPU, or three on a CPU.",
         unit="models",
         why="Ollama's default; memory usually limits first.",
+        applies="live",
         ollama="OLLAMA_MAX_LOADED_MODELS",
         flag="--max-loaded-models",
         ge=0,
@@ -110,6 +116,7 @@ class Engine(Section):
         "Requests that one loaded model answers at once; 0 is automatic: four, or two or one where memory is short.",
         unit="slots",
         why="The engine batches streams at little extra cost, but each slot takes its own context's memory.",
+        applies="live",
         ollama="OLLAMA_NUM_PARALLEL",
         flag="--num-parallel",
         ge=0,
@@ -120,6 +127,7 @@ class Engine(Section):
         "Context of a model where neither it nor the request says one (`num_ctx`); 0 is 4096, or the model's if less.",
         unit="tokens",
         why="A long context costs memory that most chats never use.",
+        applies="live",
         ollama="OLLAMA_CONTEXT_LENGTH",
         flag="--context-length",
         ge=0,
@@ -129,6 +137,7 @@ class Engine(Section):
         "Longest time to load a model; 0 is no limit.",
         unit="seconds",
         why="Ollama's default: tens of gigabytes from a slow disk take minutes.",
+        applies="live",
         ollama="OLLAMA_LOAD_TIMEOUT",
         ge=0,
     )
@@ -136,12 +145,14 @@ class Engine(Section):
         "f16",
         "Number format of the context cache (keys and values).",
         why="Exact; q8_0 halves the memory at a small loss.",
+        applies="live",
         ollama="OLLAMA_KV_CACHE_TYPE",
     )
     flash_attention: Literal["auto", "on", "off"] = knob(
         "auto",
         "Flash attention in the engine; quantised cache formats need it.",
         why="The engine knows where the hardware gains by it.",
+        applies="live",
         ollama="OLLAMA_FLASH_ATTENTION",
     )
     gpu_overhead_bytes: Count = knob(
@@ -149,6 +160,7 @@ class Engine(Section):
         "Memory per GPU that models leave free.",
         unit="bytes",
         why="The memory estimate has its own margin; this is for other programs on the same GPU.",
+        applies="live",
         ollama="OLLAMA_GPU_OVERHEAD",
         ge=0,
     )
@@ -156,6 +168,7 @@ class Engine(Section):
         False,
         "Keep blobs that no model uses, instead of removing them at start and after changes.",
         why="Unused weights fill disks.",
+        applies="live",
         ollama="OLLAMA_NOPRUNE",
     )
 
@@ -173,6 +186,7 @@ class Queue(Section):
         "Requests that may wait for an engine; the next one is answered 503.",
         unit="requests",
         why="Ollama's default. Unbounded waiting turns overload into answers that nobody waits for.",
+        applies="live",
         ollama="OLLAMA_MAX_QUEUE",
         flag="--max-queue",
         ge=1,
@@ -187,6 +201,7 @@ class Routing(Section):
         "How often an attached engine is asked what it offers.",
         unit="seconds",
         why="A lost engine is noticed soon, at the price of one small request.",
+        applies="live",
         gt=0,
     )
     first_token_timeout_s: Amount = knob(
@@ -194,6 +209,7 @@ class Routing(Section):
         "Longest wait for an engine's first token, loading aside, unless its prompt is predicted to take longer.",
         unit="seconds",
         why="Long prompts take tens of seconds on a CPU; dead engines must not take longer.",
+        applies="live",
         gt=0,
     )
     stall_timeout_s: Amount = knob(
@@ -201,6 +217,7 @@ class Routing(Section):
         "Longest silence between two tokens; then the engine counts as failed.",
         unit="seconds",
         why="Far above the slowest real token, so that only dead engines meet it.",
+        applies="live",
         gt=0,
     )
     retry_ratio: Amount = knob(
@@ -208,6 +225,7 @@ class Routing(Section):
         "Attempts on another engine, as a share of the requests of the last 10 s.",
         unit="retries per request",
         why="When everything fails, retries must not multiply the load.",
+        applies="live",
         ge=0,
         le=1,
     )
@@ -216,6 +234,7 @@ class Routing(Section):
         "Retries that are always allowed in that window, whatever the share.",
         unit="retries",
         why="A share of little traffic would be none at all.",
+        applies="live",
         ge=0,
     )
     breaker_failures: Count = knob(
@@ -223,6 +242,7 @@ class Routing(Section):
         "Failures in a row after which an engine gets no requests for a while.",
         unit="failures",
         why="One failure is chance, three are a pattern.",
+        applies="live",
         ge=1,
     )
     breaker_open_s: Amount = knob(
@@ -230,6 +250,7 @@ class Routing(Section):
         "How long such an engine is left out before one request tries it again.",
         unit="seconds",
         why="About what a process needs to be restarted.",
+        applies="live",
         gt=0,
     )
 
@@ -241,6 +262,7 @@ class Log(Section):
         "info",
         "Least severe lines that are written.",
         why="Starts, stops and failures, but nothing per token.",
+        applies="live",
         ollama="OLLAMA_DEBUG",
         flag="--log-level",
     )
@@ -248,6 +270,7 @@ class Log(Section):
         ...,
         "Lines for people or for machines.",
         why="People look at terminals, machines at everything else.",
+        applies="restart",
         flag="--log-format",
         default_text="console on a terminal, else json",
     )
@@ -260,6 +283,7 @@ class Telemetry(Section):
         "",
         "Base URL of an OTLP/HTTP collector that traces are sent to; empty: none.",
         why="Nothing leaves the machine unasked.",
+        applies="restart",
     )
 
 

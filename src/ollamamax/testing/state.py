@@ -1,4 +1,4 @@
-"""The replicated state in memory."""
+"""The replicated state in memory, and what a node remembers of it."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -17,8 +17,35 @@ from ollamamax.core.types import (
 )
 from ollamamax.core.types.state import MAX_STATE_BYTES, check_ttl, check_txn, size_bytes
 from ollamamax.ports import Clock
+from ollamamax.testing.engine import Watched
 
 _KEEP: Final = 10_000
+
+
+class MemorySnapshot(Watched):
+    """A SnapshotFile. state: what lies in it.  error: raised by what is asked of it.  tries, saves: so far."""
+
+    def __init__(self, state: StateRange | None = None) -> None:
+        super().__init__()
+        self.state = state
+        self.error: Exception | None = None
+        self.tries = self.saves = 0
+
+    async def load(self) -> StateRange | None:
+        """What was saved last. Raises: error."""
+        if self.error is not None:
+            raise self.error
+        return self.state
+
+    async def save(self, state: StateRange) -> None:
+        """Keep it. Raises: error."""
+        self.tries += 1
+        self.note()
+        if self.error is not None:
+            raise self.error
+        self.state = state
+        self.saves += 1
+        self.note()
 
 
 class MemoryState:

@@ -2,17 +2,33 @@
 
 import hashlib
 
+import pytest
+
 from ollamamax.core.catalog import apply as applying
 from ollamamax.core.catalog import join_token
 from ollamamax.core.catalog.catalog import Catalog
-from ollamamax.core.catalog.commands import AddNode, AddToken, Command, FoundCluster
+from ollamamax.core.catalog.commands import (
+    AddNode,
+    AddToken,
+    BeginMove,
+    Command,
+    FinishMove,
+    FoundCluster,
+    SetAssignment,
+    SetPlacement,
+)
+from ollamamax.core.catalog.records import LEVEL, assignment_key, placement_key
+from ollamamax.core.errors import OllamaMaxError
 from ollamamax.core.types import (
+    Assignment,
     ClusterMeta,
     Delete,
     NodeRecord,
+    Placement,
     StateBatch,
     StateEntry,
     StateEvent,
+    StateHome,
     StateRange,
     StateTxn,
     TokenRecord,
@@ -98,6 +114,7 @@ def founder(**changed: object) -> NodeRecord:
         "joined_ns": 1,
         "key_hash": key_of(1),
         "version": "1.0",
+        "level": LEVEL,
     }
     return NodeRecord(**{**fields, **changed})  # type: ignore[arg-type]
 
@@ -133,6 +150,7 @@ def joining(
     at_ns: int = 100,
     addresses: tuple[str, ...] = ("10.0.0.2:11435",),
     version: str = "1.0",
+    level: int = LEVEL,
 ) -> AddNode:
     return AddNode(
         node_id=id_of(number),
@@ -143,6 +161,7 @@ def joining(
         token_id=id_of(token_number),
         secret_hash=join_token.secret_hash(secret),
         at_ns=at_ns,
+        level=level,
     )
 
 
@@ -152,3 +171,44 @@ def founded(*commands: Command) -> World:
     for command in (founding(), *commands):
         world.run(command)
     return world
+
+
+MODEL_NAME = "Tiny:latest"
+
+
+def placing(replicas: int = 1, pins: tuple[str, ...] = (), **changed: object) -> SetPlacement:
+    fields: dict[str, object] = {"name": MODEL_NAME, "replicas": replicas, "pins": pins, "changed_ns": 1}
+    return SetPlacement(Placement(**{**fields, **changed}))  # type: ignore[arg-type]
+
+
+def assigning(catalog: Catalog, nodes: dict[str, int], planner: int = 1, **changed: object) -> SetAssignment:
+    """By a planner that sees this catalog."""
+    fields: dict[str, object] = {"name": MODEL_NAME, "nodes": nodes, "decided_ns": 1}
+    record = Assignment(**{**fields, **changed})  # type: ignore[arg-type]
+    wish, own = placement_key(record.name), assignment_key(record.name)
+    return SetAssignment(record, id_of(planner), catalog.revision_of(wish), catalog.revision_of(own))
+
+
+def moved(world: World, kind: str, *numbers: int) -> StateHome:
+    """The state lives elsewhere."""
+    endpoints = ("etcd:2379",) if kind == "external" else ()
+    target = StateHome(kind=kind, hosts=tuple(map(id_of, numbers)), endpoints=endpoints)
+    world.run(BeginMove(target, id_of(1)))
+    assert world.catalog.home.target is not None
+    world.run(FinishMove(world.catalog.home.target))
+    return world.catalog.home
+
+
+def refusal(world: World, command: Command, kind: type[OllamaMaxError]) -> str:
+    with pytest.raises(kind) as caught:
+        applying.apply(world.catalog, command)
+    assert type(caught.value) is kind
+    return str(caught.value)
+
+
+def does_nothing(world: World, command: Command) -> None:
+    before = world.catalog
+    txn = world.run(command)
+    assert txn.writes == ()
+    assert txn.compares, "that it is done can be tried"
+    assert world.catalog == before

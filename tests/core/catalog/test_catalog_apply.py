@@ -1,24 +1,45 @@
 """Each command by hand: what it writes, when it is refused and in which words, and that a repeat does no harm."""
 
 import pytest
-from catalog_world import CLUSTER, SECRETS, World, founded, founder, founding, id_of, joining, key_of, meta, token
+from catalog_world import (
+    CLUSTER,
+    SECRETS,
+    World,
+    assigning,
+    does_nothing,
+    founded,
+    founder,
+    founding,
+    id_of,
+    joining,
+    key_of,
+    meta,
+    moved,
+    placing,
+    refusal,
+    token,
+)
 from msgspec import structs
 
-from ollamamax.core.catalog.apply import apply
 from ollamamax.core.catalog.commands import (
     AddToken,
+    BeginMove,
+    ChangeSettings,
     Command,
     DropModel,
     DropToken,
+    EndDrain,
     FoundCluster,
     RemoveNode,
     RenameNode,
     SetAddresses,
     SetCordon,
+    SetDrain,
     SetInstance,
     SetLabels,
     SetModel,
     SweepTokens,
+    TakePlanner,
 )
 from ollamamax.core.errors import (
     BadRequest,
@@ -26,10 +47,9 @@ from ollamamax.core.errors import (
     NodeConflict,
     NodeNotFound,
     NotFound,
-    OllamaMaxError,
     TokenRefused,
 )
-from ollamamax.core.types import Delete, ModelEntry, RevokedNode
+from ollamamax.core.types import Compare, Delete, Drain, ModelEntry, RevokedNode, StateHome
 
 MODEL = ModelEntry(name="Tiny:latest", digest="d" * 64, size_bytes=5, changed_ns=1)
 OTHER = structs.replace(MODEL, digest="e" * 64)
@@ -40,22 +60,14 @@ OF_MEMBERS: list[Command] = [
     SetCordon(id_of(7), True),
     SetInstance(id_of(7), "i", 1),
     RemoveNode(id_of(7), 1),
+    TakePlanner(id_of(7), 1),
+    SetDrain(Drain(node_id=id_of(7), since_ns=1)),
+    EndDrain(id_of(7)),
+    placing(1, (id_of(7),)),
+    ChangeSettings(1, {"a": "1"}, node_id=id_of(7)),
+    BeginMove(StateHome(kind="etcd", hosts=(id_of(7),)), id_of(1)),
+    BeginMove(StateHome(kind="etcd", hosts=(id_of(1),)), id_of(7)),
 ]
-
-
-def refusal(world: World, command: Command, kind: type[OllamaMaxError]) -> str:
-    with pytest.raises(kind) as caught:
-        apply(world.catalog, command)
-    assert type(caught.value) is kind
-    return str(caught.value)
-
-
-def does_nothing(world: World, command: Command) -> None:
-    before = world.catalog
-    txn = world.run(command)
-    assert txn.writes == ()
-    assert txn.compares, "that it is done can be tried"
-    assert world.catalog == before
 
 
 # --- founding ------------------------------------------------------------------------------------------------------
@@ -93,130 +105,52 @@ def test_without_a_cluster_nothing_can_be_done(command: Command) -> None:
     assert "no cluster here yet" in refusal(World(), command, Conflict)
 
 
-# --- joining -------------------------------------------------------------------------------------------------------
-
-
-def test_a_joining_adds_a_node_and_uses_the_token() -> None:
-    world = founded(token(uses=2))
-    world.run(joining(2, "bob", addresses=("BOB:1", "bob:1", "[0::1]:2")))
-    node = world.catalog.nodes[id_of(2)]
-    assert (node.name, node.sequence, node.joined_ns) == ("bob", 2, 100)
-    assert node.addresses == ("bob:1", "[::1]:2")
-    assert (node.labels, node.cordoned) == ({}, False)
-    assert world.catalog.tokens[id_of(1)].uses_left == 1
-    assert world.catalog.next_sequence == 3
-
-
-def test_a_taken_name_gets_a_number() -> None:
-    world = founded(token(uses=9), *(joining(number, "ada") for number in (2, 3, 4)))
-    assert [node.name for node in world.catalog.nodes.values()] == ["ada", "ada-2", "ada-3", "ada-4"]
-
-
-def test_a_number_fits_into_a_long_name() -> None:
-    long = "a" * 60 + "-bc"
-    world = founded(token(uses=9), joining(2, long), joining(3, long), joining(4, long))
-    names = [node.name for node in world.catalog.nodes.values()]
-    assert names[1:] == [long, "a" * 60 + "-2", "a" * 60 + "-3"]
-
-
-def test_a_token_is_used_as_often_as_it_may() -> None:
-    world = founded(token(uses=1), joining(2))
-    assert "used up" in refusal(world, joining(3), TokenRefused)
-    assert id_of(3) not in world.catalog.nodes
-
-
-def test_a_token_expires() -> None:
-    world = founded(token(expires_ns=100))
-    assert "expired" in refusal(world, joining(2, at_ns=100), TokenRefused)
-    world.run(joining(2, at_ns=99))
-
-
-def test_a_stranger_learns_nothing() -> None:
-    """Unknown token, wrong secret, wrong secret of an expired or used-up token: one text, and before all else."""
-    world = founded(
-        token(1), token(2, expires_ns=50), token(3), joining(3, token_number=3), RemoveNode(id_of(3), 1), token(4)
-    )
-    guesses = [joining(2, token_number=number, secret=SECRETS[1]) for number in (1, 2, 3, 9)]
-    guesses.append(joining(1, "ada", key=7, token_number=4, secret=SECRETS[1]))
-    guesses.append(joining(3, token_number=4, secret=SECRETS[1]))
-    assert len({refusal(world, guess, TokenRefused) for guess in guesses}) == 1
-
-
-def test_an_all_zero_hash_is_no_key_to_unknown_tokens() -> None:
-    guess = structs.replace(joining(2, token_number=9), secret_hash="0" * 64)
-    assert "not known" in refusal(founded(token()), guess, TokenRefused)
-
-
-def test_who_joins_again_stays_who_it_was() -> None:
-    world = founded(
-        token(uses=1),
-        joining(2),
-        SetLabels(id_of(2), {"zone": "b"}),
-        SetCordon(id_of(2), True),
-        RenameNode(id_of(2), "eve"),
-    )
-    does_nothing(world, joining(2))
-    before = world.catalog.nodes[id_of(2)]
-    world.run(joining(2, "bob", at_ns=200, addresses=("new:1",), version="2.0"))
-    assert world.catalog.nodes[id_of(2)] == structs.replace(before, addresses=("new:1",), version="2.0")
-    assert world.catalog.tokens[id_of(1)].uses_left == 0
-
-
-def test_who_joins_again_needs_a_token_that_lives() -> None:
-    world = founded(token(expires_ns=150), joining(2))
-    refusal(world, joining(2, at_ns=150), TokenRefused)
-    refusal(world, joining(2, secret=SECRETS[1]), TokenRefused)
-
-
-def test_an_id_or_a_key_is_one_members() -> None:
-    world = founded(token(uses=9), joining(2))
-    assert f"the id of node {id_of(2)}" in refusal(world, joining(2, key=3), NodeConflict)
-    assert f"the key of node {id_of(3)}" in refusal(world, joining(3, key=2), NodeConflict)
-    assert world.catalog.tokens[id_of(1)].uses_left == 8
-
-
-def test_a_removed_node_comes_back_as_another_only() -> None:
-    world = founded(token(uses=9), joining(2), RemoveNode(id_of(2), 5))
-    assert "was removed" in refusal(world, joining(2), NodeConflict)
-    assert "was removed" in refusal(world, joining(3, key=2), NodeConflict)
-    assert "was removed" in refusal(world, joining(2, key=3), NodeConflict)
-    world.run(joining(3))
-    assert world.catalog.nodes[id_of(3)].name == "bob"
-    assert world.catalog.nodes[id_of(3)].sequence == 3, "numbers are not given twice"
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"node_id": "x"},
-        {"name": "Not A Name"},
-        {"addresses": ("0.0.0.0:1",)},
-        {"addresses": ("ada:1",) * 9},
-        {"key_hash": "x"},
-        {"version": ""},
-        {"token_id": "x"},
-        {"secret_hash": "\ud800"},
-    ],
-)
-def test_a_joining_is_of_the_grammar(changed: dict[str, object]) -> None:
-    refusal(founded(token()), structs.replace(joining(2), **changed), BadRequest)
-
-
 # --- nodes ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_removed_node_is_gone_and_remembered() -> None:
-    world = founded(token(), joining(2), SetInstance(id_of(2), "i2", 1))
+    world = founded(
+        token(),
+        joining(2),
+        SetInstance(id_of(2), "i2", 1),
+        SetDrain(Drain(node_id=id_of(2), since_ns=1)),
+        placing(2, (id_of(1), id_of(2))),
+        ChangeSettings(1, {"a.b": "1"}, node_id=id_of(2)),
+        TakePlanner(id_of(2), 1),
+    )
+    world.run(assigning(world.catalog, {id_of(1): 1, id_of(2): 1}, planner=2))
     world.run(RemoveNode(id_of(2), 77))
     assert list(world.catalog.nodes) == [id_of(1)]
     assert world.catalog.instances == {}
     gone = RevokedNode(node_id=id_of(2), name="bob", key_hash=key_of(2), removed_ns=77)
     assert world.catalog.revoked == {id_of(2): gone}
+    assert f"drains/{id_of(2)}" not in world.catalog.stored
+    assert world.catalog.placements["tiny:latest"].pins == (id_of(1),)
+    assert world.catalog.assignments["tiny:latest"].nodes == {id_of(1): 1}
+    assert world.catalog.settings.node_values == {}
+    assert world.catalog.planner == ""
     does_nothing(world, RemoveNode(id_of(2), 78))
 
 
 def test_the_holder_is_not_removed() -> None:
     assert "the cluster's state lives there" in refusal(founded(), RemoveNode(id_of(1), 1), Conflict)
+
+
+def test_a_node_that_the_state_needs_is_not_removed() -> None:
+    world = founded(token(uses=9), joining(2), joining(3))
+    moved(world, "etcd", 2, 3)
+    text = refusal(world, RemoveNode(id_of(2), 1), Conflict)
+    assert "`ollamamax cluster ha replace bob`" in text
+    world.run(RemoveNode(id_of(1), 1))
+    assert world.catalog.holder == world.catalog.nodes[id_of(2)]
+
+
+def test_an_external_state_needs_one_host() -> None:
+    world = founded(token(uses=9), joining(2))
+    moved(world, "external", 1, 2)
+    world.run(RemoveNode(id_of(1), 1))
+    assert world.catalog.home.hosts == (id_of(2),)
+    refusal(world, RemoveNode(id_of(2), 1), Conflict)
 
 
 @pytest.mark.parametrize("command", OF_MEMBERS)
@@ -305,7 +239,7 @@ def test_a_token_is_of_the_grammar(changed: dict[str, object]) -> None:
 
 def test_a_dropped_token_is_good_no_more() -> None:
     world = founded(token())
-    assert world.run(DropToken(id_of(1))).compares == ()
+    assert world.run(DropToken(id_of(1))).compares == (Compare("state/home", 0),)
     refusal(world, joining(2), TokenRefused)
     assert "join token" in refusal(world, DropToken(id_of(1)), NotFound)
 

@@ -23,6 +23,9 @@ CHECKS = [
     grammar.label_value,
     grammar.peer_address,
     grammar.split_address,
+    grammar.setting,
+    grammar.setting_value,
+    grammar.author,
 ]
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 MADE_OF = st.text(st.sampled_from("abcfxyzABZ0129.:-_/[]% \n"), max_size=80)
@@ -50,6 +53,11 @@ ANY_TEXT = st.text() | MADE_OF
         (grammar.label_value, ""),
         (grammar.label_value, "A.b_c-1"),
         (grammar.label_value, "a" * 63),
+        (grammar.setting, "routing.max_queue2"),
+        (grammar.setting, "a" * 64 + "." + "b" * 63),
+        (grammar.setting_value, ""),
+        (grammar.setting_value, "ü" * 1_024),
+        (grammar.author, "Ada L."),
     ],
 )
 def test_good_words_are_taken_as_they_are(check: object, good: str) -> None:
@@ -84,6 +92,15 @@ def test_good_words_are_taken_as_they_are(check: object, good: str) -> None:
         (grammar.label_key, "Zone", "is no label key"),
         (grammar.label_value, "-a", "is no label value"),
         (grammar.label_value, "a" * 64, "is no label value"),
+        (grammar.setting, "", "is no setting: words of"),
+        (grammar.setting, "Routing.policy", "is no setting"),
+        (grammar.setting, "routing..policy", "is no setting"),
+        (grammar.setting, "9", "is no setting"),
+        (grammar.setting, "a\n", "is no setting"),
+        (grammar.setting, "a" * 129, "is no setting"),
+        (grammar.setting_value, "a\nb", "is no value of a setting: up to 1024 printable"),
+        (grammar.setting_value, "a" * 1_025, "is no value of a setting"),
+        (grammar.author, "a" * 129, "is no name of who changes settings: up to 128"),
     ],
 )
 def test_bad_words_are_refused_with_the_reason(check: object, bad: str, text: str) -> None:

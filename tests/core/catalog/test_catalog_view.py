@@ -3,16 +3,31 @@
 from collections.abc import Callable
 
 import pytest
-from catalog_world import SECRETS, World, founded, founder, founding, id_of, joining, key_of, meta, token
+from catalog_world import (
+    SECRETS,
+    World,
+    assigning,
+    founded,
+    founder,
+    founding,
+    id_of,
+    joining,
+    key_of,
+    meta,
+    moved,
+    placing,
+    token,
+)
 from msgspec import structs
 
 from ollamamax.core.catalog import records
 from ollamamax.core.catalog.catalog import Catalog
-from ollamamax.core.catalog.commands import DropModel, SetInstance, SetModel
-from ollamamax.core.catalog.records import Roster
+from ollamamax.core.catalog.commands import ChangeSettings, DropModel, SetDrain, SetInstance, SetModel, TakePlanner
+from ollamamax.core.catalog.records import LEVEL, Roster
 from ollamamax.core.errors import NodeNotFound, StateCorrupt, StateTooNew
 from ollamamax.core.types import (
     Delete,
+    Drain,
     ModelEntry,
     NodeRecord,
     Put,
@@ -20,11 +35,13 @@ from ollamamax.core.types import (
     StateBatch,
     StateEntry,
     StateEvent,
+    StateHome,
     StateRange,
     StateTxn,
     TokenRecord,
 )
 
+DRAIN = Drain(node_id=id_of(2), since_ns=1)
 MODEL = ModelEntry(name="Tiny:latest", digest="d" * 64, size_bytes=5, changed_ns=1)
 
 
@@ -33,13 +50,20 @@ def entry(key: str, value: bytes, revision: int) -> StateEntry:
 
 
 def everything() -> World:
-    return founded(
+    world = founded(
         token(uses=9),
         joining(9, "zoe"),
         joining(2, "bob"),
         SetModel(MODEL),
         SetInstance(id_of(2), "i2", 5),
+        placing(2, (id_of(2),)),
+        TakePlanner(id_of(9), 5),
+        SetDrain(DRAIN),
+        ChangeSettings(1, {"a": "1"}),
+        ChangeSettings(2, {"b": "2"}, node_id=id_of(2)),
     )
+    world.run(assigning(world.catalog, {id_of(2): 2}, planner=9))
+    return world
 
 
 def test_an_empty_catalog_has_nothing() -> None:
@@ -48,6 +72,9 @@ def test_an_empty_catalog_has_nothing() -> None:
     assert catalog.revision == 0
     assert catalog.meta is None
     assert catalog.holder is None
+    assert catalog.hosts == ()
+    assert catalog.min_level == LEVEL
+    assert not catalog.takes_work(id_of(1))
     assert catalog.entries() == StateRange(0, ())
     assert catalog.revision_of("cluster/meta") == 0
     with pytest.raises(NodeNotFound):
@@ -63,7 +90,16 @@ def test_a_catalog_shows_what_was_written() -> None:
     assert catalog.tokens[id_of(1)].uses_left == 7
     assert catalog.models == {"tiny:latest": MODEL}
     assert catalog.instances == {id_of(2): "i2"}
-    assert catalog.revision == 6
+    assert catalog.placements == {"tiny:latest": placing(2, (id_of(2),)).record}
+    assert catalog.assignments["tiny:latest"].nodes == {id_of(2): 2}
+    assert catalog.drains == {id_of(2): DRAIN}
+    assert catalog.planner == id_of(9)
+    assert (catalog.settings.values, catalog.settings.node_values) == ({"a": "1"}, {id_of(2): {"b": "2"}})
+    assert list(catalog.history) == [1, 2]
+    assert catalog.history[2] == catalog.settings
+    assert catalog.hosts == (founder(),)
+    assert catalog.min_level == LEVEL
+    assert catalog.revision == 12
     assert catalog.revision_of(records.node_key(id_of(9))) == 3
     assert catalog.stored[records.instance_key(id_of(2))].lease_id == 5
 
@@ -128,9 +164,9 @@ def test_all_can_be_deleted() -> None:
     world = everything()
     writes = tuple(Delete(key) for key in world.catalog.stored)
     world.try_txn(StateTxn((), writes))
-    assert world.catalog == structs.replace(Catalog.empty(), revision=7)
-    gone = StateEvent(entry("models/never:was", b"", 8), is_delete=True)
-    assert world.catalog.after(StateBatch(8, (gone,))).models == {}
+    assert world.catalog == structs.replace(Catalog.empty(), revision=13)
+    gone = StateEvent(entry("models/never:was", b"", 14), is_delete=True)
+    assert world.catalog.after(StateBatch(14, (gone,))).models == {}
 
 
 def test_a_lost_lease_takes_the_instance_along() -> None:
@@ -139,11 +175,46 @@ def test_a_lost_lease_takes_the_instance_along() -> None:
     assert world.catalog.instances == {}
 
 
+def test_who_is_no_member_is_not_shown() -> None:
+    """As after a removal by an older program, which leaves alone what it does not know."""
+    world = everything()
+    world.try_txn(StateTxn((), tuple(Delete(f"{prefix}/{id_of(2)}") for prefix in ("nodes", "instances"))))
+    catalog = world.catalog
+    assert (catalog.placements["tiny:latest"].pins, catalog.placements["tiny:latest"].replicas) == ((), 2)
+    assert catalog.assignments["tiny:latest"].nodes == {}
+    assert catalog.drains == catalog.settings.node_values == {}
+    assert catalog.history[2].node_values == {id_of(2): {"b": "2"}}
+    assert f"drains/{id_of(2)}" in catalog.stored
+    assert catalog.planner == id_of(9)
+    world.try_txn(StateTxn((), (Delete(f"nodes/{id_of(9)}"),)))
+    assert world.catalog.planner == ""
+
+
+def test_a_record_may_come_with_its_member_or_before() -> None:
+    world = everything()
+    keys = (f"nodes/{id_of(2)}", f"instances/{id_of(2)}")
+    back = tuple(Put(key, world.catalog.stored[key].value) for key in keys)
+    before = world.catalog
+    world.try_txn(StateTxn((), tuple(Delete(key) for key in keys)))
+    world.try_txn(StateTxn((), back))
+    for view in ("placements", "assignments", "drains", "settings"):
+        assert getattr(world.catalog, view) == getattr(before, view)
+
+
+def test_a_host_that_is_lost_is_left_out() -> None:
+    world = founded(token(), joining(2))
+    home = moved(world, "etcd", 1, 2)
+    catalog = structs.replace(world.catalog, nodes={id_of(2): world.catalog.nodes[id_of(2)]})
+    assert catalog.home == home
+    assert [node.name for node in catalog.hosts] == ["bob"]
+    assert catalog.holder == catalog.hosts[0]
+
+
 def test_what_cannot_be_read_is_told_by_its_key() -> None:
     catalog = everything().catalog
-    bad = StateEvent(entry("cluster/roster", b"{", 9))
+    bad = StateEvent(entry("cluster/roster", b"{", 99))
     with pytest.raises(StateCorrupt, match="cluster/roster"):
-        catalog.after(StateBatch(9, (bad,)))
+        catalog.after(StateBatch(99, (bad,)))
     with pytest.raises(StateTooNew, match="cluster/roster"):
         Catalog.from_range(StateRange(1, (entry("cluster/roster", b'{"v":99}', 1),)))
 
@@ -175,6 +246,24 @@ def with_node(catalog: Catalog, **changed: object) -> Catalog:
     return structs.replace(catalog, nodes={**catalog.nodes, node.node_id: node})
 
 
+def with_placement(catalog: Catalog, **changed: object) -> Catalog:
+    asked = structs.replace(catalog.placements["tiny:latest"], **changed)
+    return structs.replace(catalog, placements={"tiny:latest": asked})
+
+
+def with_assignment(catalog: Catalog, nodes: dict[str, int]) -> Catalog:
+    decided = structs.replace(catalog.assignments["tiny:latest"], nodes=nodes)
+    return structs.replace(catalog, assignments={"tiny:latest": decided})
+
+
+def with_settings(catalog: Catalog, **changed: object) -> Catalog:
+    return structs.replace(catalog, settings=structs.replace(catalog.settings, **changed))
+
+
+def with_home(catalog: Catalog, **changed: object) -> Catalog:
+    return structs.replace(catalog, told_home=structs.replace(catalog.home, **changed))
+
+
 def removed(node: NodeRecord, **changed: object) -> RevokedNode:
     gone = RevokedNode(node_id=node.node_id, name=node.name, key_hash=node.key_hash, removed_ns=1)
     return structs.replace(gone, **changed)
@@ -189,6 +278,7 @@ def spoilt_token() -> TokenRecord:
     [
         ("C1", lambda it: structs.replace(it, meta=None)),
         ("C2", lambda it: structs.replace(it, meta=meta(holder_id=id_of(7)))),
+        ("C2", lambda it: structs.replace(it, told_home=StateHome(kind="etcd", hosts=(id_of(1), id_of(7))))),
         ("C3", lambda it: with_node(it, name="ada")),
         ("C4", lambda it: with_node(it, sequence=1)),
         ("C4", lambda it: with_node(it, sequence=4)),
@@ -200,6 +290,21 @@ def spoilt_token() -> TokenRecord:
         ("C8", lambda it: structs.replace(it, tokens={id_of(1): spoilt_token()})),
         ("C9", lambda it: structs.replace(it, nodes=dict(reversed(it.nodes.items())))),
         ("C10", lambda it: structs.replace(it, revision=1)),
+        ("C11", lambda it: with_placement(it, pins=(id_of(7),))),
+        ("C11", lambda it: with_assignment(it, {id_of(7): 1})),
+        ("C11", lambda it: structs.replace(it, drains={id_of(7): DRAIN})),
+        ("C11", lambda it: structs.replace(it, planner=id_of(7))),
+        ("C11", lambda it: with_settings(it, node_values={id_of(7): {}})),
+        ("C12", lambda it: with_placement(it, replicas=0)),
+        ("C12", lambda it: with_assignment(it, {id_of(1): 0})),
+        ("C13", lambda it: structs.replace(it, history={2: it.history[2]})),
+        ("C13", lambda it: with_settings(it, version=1)),
+        ("C13", lambda it: with_settings(it, values={})),
+        ("C14", lambda it: with_home(it, phase="moving")),
+        ("C14", lambda it: with_home(it, phase="moving", target=it.home)),
+        ("C14", lambda it: with_home(it, phase="moving", target=it.home, mover=id_of(1))),
+        ("C14", lambda it: with_home(it, mover=id_of(1))),
+        ("C14", lambda it: with_home(it, hosts=(id_of(1), id_of(2)))),
         ("C10", lambda it: structs.replace(it, stored={"x": StateEntry("x", b"", 3, 2)})),
     ],
 )

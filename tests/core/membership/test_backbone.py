@@ -55,6 +55,12 @@ def test_targets_begin_with_those_that_say_they_are_routers() -> None:
     assert targets("a", ["a"], (), ()) == []
 
 
+def test_a_router_leaves_those_out_that_are_none() -> None:
+    assert set(targets("a", ALL, (), "abc", is_router=True)) == {"b", "c"}
+    assert set(targets("a", ALL, (), "abc")) == {"b", "c", "d", "e"}
+    assert set(targets("a", ALL, {"b"}, "ac", is_router=True)) == {"c", "d", "b"}, "the gone one comes back"
+
+
 def test_nodes_spread_over_the_routers() -> None:
     firsts = {targets(node, ["a", "b", "c", "x", "y", "z"], (), "abc")[0] for node in "xyz"}
     assert firsts == {"a", "b", "c"}

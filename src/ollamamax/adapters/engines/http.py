@@ -78,7 +78,7 @@ class EngineHttp:
         return self._decoded(await self._whole("POST", path, msgspec.json.encode(body), limit_s), decoder)
 
     def stream(self, ask: Callable[[], tuple[str, Any]]) -> "Reply":
-        """An answer that is read as it comes; entering it sends the request. ask: makes path and body, then."""
+        """An answer that is read as it comes; `open` sends the request. ask: makes path and body, then."""
         return Reply(self, ask)
 
     async def _whole(self, method: str, path: str, data: bytes, limit_s: float | None) -> bytes:
@@ -122,30 +122,38 @@ class EngineHttp:
 
 
 class Reply:
-    """A streamed answer. Use as a context; leaving it before the end closes the connection. All raise EngineError."""
+    """A streamed answer. Use as a context, and `open` it there; leaving it before the end closes the connection.
+
+    All raise EngineError.
+    """
 
     __slots__ = ("_ask", "_http", "_wire")
 
     def __init__(self, http: EngineHttp, ask: Callable[[], tuple[str, Any]]) -> None:
         self._http = http
         self._ask = ask
-        self._wire: WireReply
+        self._wire: WireReply | None = None
 
-    async def __aenter__(self) -> "Reply":
+    def __enter__(self) -> "Reply":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._wire is not None:
+            self._wire.close()
+
+    async def open(self) -> None:
+        """Send the request."""
         path, body = self._ask()
         http = self._http
         try:
             self._wire = await http._wire.send("POST", path, msgspec.json.encode(body), http._keeps_streams)
         except _FAILURES as error:
             raise http._translated(error) from None
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._wire.close()
 
     async def read(self) -> bytes:
         """What has come since the last time, or the next that comes; b"" at the end."""
         wire = self._wire
+        assert wire is not None, "a reply is opened first"
         try:
             data = await wire.read()
             if wire.status != 200:
@@ -156,6 +164,7 @@ class Reply:
 
     def settle(self) -> None:
         """All that matters was read. If the end follows within a moment, the connection is used again."""
+        assert self._wire is not None, "a reply is opened first"
         self._wire.settle()
 
 

@@ -4,6 +4,7 @@ Deliberate limits: such servers render prompts themselves, so a request with a t
 ids, can't be served here; token ids are not told.
 """
 
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -31,15 +32,8 @@ from ollamamax.core.types import (
 )
 from ollamamax.ports import ChunkStream, Clock, Dice
 
-_RENAMED: Final = {
-    "temperature": ("temperature",),
-    "top_p": ("top_p",),
-    "presence_penalty": ("presence_penalty",),
-    "frequency_penalty": ("frequency_penalty",),
-    "top_k": ("top_k",),
-    "min_p": ("min_p",),
-    "repeat_penalty": ("repeat_penalty", "repetition_penalty"),  # llama-server's name, and vLLM's
-}
+_SAMPLING: Final = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "top_k", "min_p", "repeat_penalty")
+_sampling_of: Final = attrgetter(*_SAMPLING)
 
 
 class _Offered(Struct):
@@ -148,7 +142,10 @@ def _path_and_body(request: ChatRequest, served_as: str) -> tuple[str, dict[str,
             body["suffix"] = request.suffix
         return "/completions", body
     body["messages"] = wire.messages_json(_conversation(request))
-    body |= _thinking(request) | _tools(request)
+    if request.think is not None:
+        body |= _thinking(request.think)
+    if request.tools:
+        body |= _tools(request)
     if request.logprobs:
         body["logprobs"] = True
         if request.top_logprobs:
@@ -166,12 +163,10 @@ def _conversation(request: ChatRequest) -> tuple[Message, ...]:
 
 def _sampling(options: Options) -> dict[str, Any]:
     """Only what was said: the engine's own defaults are its business."""
-    made = {
-        theirs: value
-        for ours, names_there in _RENAMED.items()
-        if (value := getattr(options, ours)) is not None
-        for theirs in names_there
-    }
+    told = zip(_SAMPLING, _sampling_of(options), strict=True)
+    made: dict[str, Any] = {name: value for name, value in told if value is not None}
+    if "repeat_penalty" in made:  # llama-server's name; vLLM's is another
+        made["repetition_penalty"] = made["repeat_penalty"]
     if options.num_predict is not None and options.num_predict >= 0:
         made["max_tokens"] = options.num_predict
     if options.seed is not None and options.seed >= 0:
@@ -181,18 +176,14 @@ def _sampling(options: Options) -> dict[str, Any]:
     return made
 
 
-def _thinking(request: ChatRequest) -> dict[str, Any]:
-    if request.think is None:
-        return {}
-    made: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": bool(request.think)}}
-    if isinstance(request.think, str):
-        made["reasoning_effort"] = request.think
+def _thinking(think: bool | str) -> dict[str, Any]:
+    made: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": bool(think)}}
+    if isinstance(think, str):
+        made["reasoning_effort"] = think
     return made
 
 
 def _tools(request: ChatRequest) -> dict[str, Any]:
-    if not request.tools:
-        return {}
     made: dict[str, Any] = {"tools": list(request.tools)}
     if name := wire.named_tool(request):
         made["tool_choice"] = {"type": "function", "function": {"name": name}}

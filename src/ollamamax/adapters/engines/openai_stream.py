@@ -1,6 +1,7 @@
 """OpenAI's streamed events to chunks: deltas merged, tool calls made whole, the end told once."""
 
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -8,9 +9,10 @@ from msgspec import Struct
 from ollamamax.adapters.engines import openai_wire as wire
 from ollamamax.adapters.engines.http import error_text, garbage
 from ollamamax.core.errors import EngineRefused
-from ollamamax.core.types import Chunk, GenerationStats, ToolCall
+from ollamamax.core.types import Chunk, GenerationStats, TokenLogprob, ToolCall
 
-_DONE = b"[DONE]"
+_DONE: Final = b"[DONE]"
+_NO_USAGE: Final = wire.Usage()
 
 
 class _Call(Struct):
@@ -74,7 +76,7 @@ class EventGatherer:
         self._first_ms: float | None = None
         self._pieces = 0
         self._reason = ""
-        self._usage = wire.Usage()
+        self._usage = _NO_USAGE
         self._timings: wire.Timings | None = None
         self.is_done = False
 
@@ -105,11 +107,10 @@ class EventGatherer:
         return chunks
 
     def _take(self, event: wire.Event, chunks: list[Chunk]) -> None:
-        if bytes(event.error) not in (b"", b"null"):
-            document = msgspec.json.decode(event.error)
-            status = document.get("code") if isinstance(document, dict) else None
+        if event.error is not None:
+            status = event.error.get("code") if isinstance(event.error, dict) else None
             shown = status if isinstance(status, int) and 400 <= status < 600 else 500
-            raise EngineRefused(error_text(document) or f"engine {self._name} failed", shown)
+            raise EngineRefused(error_text(event.error) or f"engine {self._name} failed", shown)
         if event.usage is not None:
             self._usage = event.usage
         if event.timings is not None:
@@ -129,9 +130,10 @@ class EventGatherer:
                 self._count()
         if text or thinking:
             self._count()
-            is_chat = delta is not None and self._top_logprobs >= 0
-            logprobs = wire.chat_logprobs(choice.logprobs, self._top_logprobs) if is_chat else ()
-            chunks.append(Chunk(text=text, thinking=thinking, logprobs=logprobs))
+            logprobs: tuple[TokenLogprob, ...] = ()
+            if self._top_logprobs >= 0 and delta is not None:
+                logprobs = wire.chat_logprobs(choice.logprobs, self._top_logprobs)
+            chunks.append(Chunk(text, thinking, logprobs=logprobs))
         if choice.finish_reason:
             self._reason = "length" if choice.finish_reason == "length" else "stop"
 

@@ -96,7 +96,7 @@ class Event(Struct, frozen=True):
     choices: list[Choice] | None = None
     usage: Usage | None = None
     timings: Timings | None = None
-    error: msgspec.Raw = msgspec.Raw()
+    error: Any = None
 
 
 class Embedding(Struct, frozen=True):

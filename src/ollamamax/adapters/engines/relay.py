@@ -41,7 +41,8 @@ async def relay(name: str, reply: Reply, splitter: Splitter, gatherer: Gatherer)
     """One list of chunks per read, as it comes. Raises: EngineUnavailable for a stream without an end."""
     chunks: list[Chunk] = []
     try:
-        async with reply:
+        with reply:
+            await reply.open()
             while data := await reply.read():
                 await gatherer.feed(splitter.feed(data), chunks)
                 if gatherer.is_done:

@@ -12,6 +12,7 @@ from ollamamax.core.errors import EngineProtocol
 
 MAX_PIECE_BYTES: Final = 8 << 20
 """The longest event or line that is taken for sane; a final event may carry a whole schema or prompt."""
+_FIELD: Final = b"data: "
 
 
 class EventSplitter:
@@ -26,6 +27,12 @@ class EventSplitter:
         buffered = self._rest + data if self._rest else data
         if b"\r" in buffered:  # JSON escapes control characters, so a raw CR can only belong to a line end
             buffered = buffered.replace(b"\r\n", b"\n")
+        if buffered.startswith(_FIELD) and buffered.endswith(b"\n\n"):
+            events = buffered[len(_FIELD) : -2].split(b"\n\n" + _FIELD)
+            if buffered.count(b"\n") == 2 * len(events) and b"" not in events:
+                # Whole events of one line each, as nearly all reads are.
+                self._rest = b""
+                return events
         *events, rest = buffered.split(b"\n\n")
         self._rest = _bounded(rest, self._max_bytes)
         return [

@@ -1,11 +1,14 @@
 """The cluster's own certificate authority: an EC P-256 key in a file, where the cluster was founded."""
 
+from collections.abc import Sequence
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -85,6 +88,22 @@ class FileAuthority:
             raise StoreError(f"{beside} is not the certificate of {path}: take it from another node of the cluster")
         return cls(key, x509.load_pem_x509_certificate(facts.pem))
 
+    @classmethod
+    def take(cls, directory: Path, key: bytes, certificate: bytes, passphrase: str | None) -> Self:
+        """The authority that another node shares, kept in `directory` as create() keeps one.
+
+        key: as export() gives it.  Raises: StoreError if the two don't belong together; DiskFull, StoreReadOnly.
+        """
+        path = directory / KEY_FILE
+        made, _ = _decode(key, None, path)
+        facts = papers.certificate_facts(certificate)
+        if not facts.is_authority or facts.key_hash != papers.key_hash(made.public_key()):
+            raise StoreError("the authority's key that was sent does not fit its certificate: nothing was kept")
+        with disk.explained(path):
+            disk.write_file(path, _encode(made, passphrase), disk.SECRET_MODE)
+            disk.write_file(directory / CERTIFICATE_FILE, facts.pem, disk.PUBLIC_MODE)
+        return cls(made, x509.load_pem_x509_certificate(facts.pem))
+
     @property
     def certificate(self) -> bytes:
         """The CA's certificate, PEM."""
@@ -103,16 +122,35 @@ class FileAuthority:
         one; CertificateRefused when the authority itself has expired.
         """
         grammar.node_id(node_id)
-        csr = papers.load_request(request)
+        public_key = papers.load_request(request).public_key()
+        return self._issue(public_key, node_id, [x509.DNSName(f"{node_id}.ollamamax")], now_ns)
+
+    def sign_etcd(self, hosts: Sequence[str], now_ns: int) -> tuple[bytes, bytes]:
+        """A new key and a certificate (PEM) for this machine's etcd, for seven days: CN `etcd.<cluster id>`.
+
+        hosts: names and IP addresses under which it is reached. No node's: it opens no peer listener.
+        Raises: CertificateRefused when the authority itself has expired.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        names: list[x509.GeneralName] = [_general_name(host) for host in dict.fromkeys(hosts)]
+        certificate = self._issue(key.public_key(), etcd_name(self._facts.cluster_id), names, now_ns)
+        return _encode(key, None), certificate
+
+    def export(self) -> bytes:
+        """The key itself (PEM, in the clear), for another node that is to sign, too."""
+        return _encode(self._key, None)
+
+    def _issue(
+        self, public_key: CertificatePublicKeyTypes, common_name: str, names: list[x509.GeneralName], now_ns: int
+    ) -> bytes:
         now = papers.to_time(now_ns)
         ends = self._certificate.not_valid_after_utc
         if now >= ends:
             raise CertificateRefused(f"the cluster's authority has expired ({ends:%Y-%m-%d}): found a new cluster")
-        public_key = csr.public_key()
         issuer = self._certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         leaf = (
             x509.CertificateBuilder()
-            .subject_name(_name(self._facts.cluster_id, node_id))
+            .subject_name(_name(self._facts.cluster_id, common_name))
             .issuer_name(self._certificate.subject)
             .public_key(public_key)
             .serial_number(x509.random_serial_number())
@@ -124,11 +162,23 @@ class FileAuthority:
                 x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
                 critical=False,
             )
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(f"{node_id}.ollamamax")]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer), critical=False)
         )
         return leaf.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
+
+
+def etcd_name(cluster_id: str) -> str:
+    """The common name of the certificates of a cluster's etcd members: the only one that they accept of each other."""
+    return f"etcd.{cluster_id}"
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 def _self_signed(key: ec.EllipticCurvePrivateKey, cluster_id: str, cluster_name: str, now_ns: int) -> x509.Certificate:

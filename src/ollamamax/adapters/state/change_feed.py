@@ -1,6 +1,7 @@
 """The last changes of a store, in memory, for those who follow it."""
 
 import asyncio
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -17,13 +18,17 @@ class ChangeFeed:
     """Readers keep a place of their own and come back for more: a slow one costs no memory.
 
     revision: of the last change, when the feed begins.  heartbeat_ms: between two signs of life of a watch; twice that
-    when many follow, so that signs of life alone never keep a node busy.
+    when many follow, so that signs of life alone never keep a node busy.  keep: so many changes.
+    has_gaps: between two changes there may be revisions that changed nothing here.
     """
 
-    def __init__(self, revision: int, heartbeat_ms: float) -> None:
+    def __init__(self, revision: int, heartbeat_ms: float, *, keep: int = _KEEP, has_gaps: bool = False) -> None:
         self.revision = revision
+        self._begin = revision
         self._heartbeat_s = heartbeat_ms / 1000.0
-        self._recent: deque[StateBatch] = deque(maxlen=_KEEP)
+        self._keep = keep
+        self._has_gaps = has_gaps
+        self._recent: deque[StateBatch] = deque()
         self._changed = asyncio.Event()
         self._readers = 0
 
@@ -42,19 +47,22 @@ class ChangeFeed:
             self._readers -= 1
 
     def publish(self, batches: Sequence[StateBatch]) -> None:
-        """The next changes, without a gap."""
+        """The next changes, without one left out."""
         if batches:
-            assert batches[0].revision == self.revision + 1, "a change is missing"
+            first = batches[0].revision
+            assert first == self.revision + 1 or (self._has_gaps and first > self.revision), "a change is missing"
             self._recent.extend(batches)
             self.revision = batches[-1].revision
+            while len(self._recent) > self._keep:
+                self._begin = self._recent.popleft().revision
             self.wake()
 
     def since(self, revision: int) -> list[StateBatch] | None:
         """All changes after `revision`; None if that is further back than what is here."""
-        first = self.revision - len(self._recent) + 1
-        if revision + 1 < first:
+        if revision < self._begin:
             return None
-        return list(islice(self._recent, revision + 1 - first, None))
+        place = bisect_right(self._recent, revision, key=lambda batch: batch.revision)
+        return list(islice(self._recent, place, None))
 
     def wake(self) -> None:
         """Let all waiting readers look again."""

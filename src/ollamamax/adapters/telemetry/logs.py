@@ -47,7 +47,7 @@ def configure(level: str, json: bool) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
-    for chatty in ("uvicorn", "uvicorn.error", "asyncio", "httpx", "opentelemetry"):
+    for chatty in ("asyncio", "httpx", "opentelemetry"):
         logging.getLogger(chatty).setLevel(max(number, logging.WARNING))
 
 

@@ -57,7 +57,6 @@ class PrometheusMeter:
         self._holder_lost_s = gauge("state_holder_lost_seconds", "How long it has been out of reach", "cluster")
         self._revision = gauge("state_revision", "Revision of the state that this node has seen", "cluster")
         self._certificate = gauge("certificate_expiry_timestamp_seconds", "When the node's papers expire", "cluster")
-        self._load = 0, 0
 
     def outcome(self, outcome: Outcome) -> None:
         """One finished request."""
@@ -94,7 +93,8 @@ class PrometheusMeter:
 
     def queue(self, waiting: int, running: int) -> None:
         """Requests waiting for admission, and admitted."""
-        self._load = waiting, running
+        self._waiting.set(waiting)
+        self._running.set(running)
 
     def loaded(self, models: Mapping[str, int]) -> None:
         """Bytes of memory by loaded model; models no longer named disappear."""
@@ -116,7 +116,4 @@ class PrometheusMeter:
 
     def render(self) -> tuple[bytes, str]:
         """The exposition in Prometheus' text format and its content type."""
-        waiting, running = self._load
-        self._waiting.set(waiting)
-        self._running.set(running)
         return generate_latest(self.registry), CONTENT_TYPE_LATEST

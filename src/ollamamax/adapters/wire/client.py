@@ -7,7 +7,7 @@ is whole; a name's addresses are tried one after the other, each for its share o
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from ipaddress import ip_address
 from socket import SOCK_STREAM
 from typing import Final, Self
@@ -130,10 +130,9 @@ class WireClient:
         return [self._host]
 
     def _from_pool(self) -> Connection | None:
-        oldest_s = asyncio.get_running_loop().time() - self._limits.keep_s
         while self._idle:
             connection = self._idle.pop()
-            if connection.idle_since_s >= oldest_s and connection.is_usable():
+            if connection.idle_s() <= self._limits.keep_s and connection.is_usable():
                 return connection
             connection.abort()
         return None
@@ -144,11 +143,9 @@ class WireClient:
         if self._is_closed or not connection.is_usable():
             connection.abort()
             return
-        loop = asyncio.get_running_loop()
-        connection.idle_since_s = loop.time()
         self._idle.append(connection)
         if self._sweep is None:
-            self._sweep = loop.call_later(self._limits.keep_s, self._drop_old)
+            self._sweep = asyncio.get_running_loop().call_later(self._limits.keep_s, self._drop_old)
 
     def _drop_old(self) -> None:
         """Close what was idle for too long; look again when the next one will have been."""
@@ -211,8 +208,12 @@ class WireReply:
             await self._connection.head()
         return self.status
 
-    async def read(self) -> bytes:
+    def read(self) -> Awaitable[bytes]:
         """What has come of the body since the last time, or the next that comes; b"" at the end. Raises: as head()."""
+        # Each coroutine on the way is passed through at each read.
+        return self._first_read() if self._request else self._connection.read()
+
+    async def _first_read(self) -> bytes:
         try:
             data = await self._connection.read()
         except WireClosed:

@@ -15,6 +15,7 @@ from msgspec import Struct
 _BUFFER_BYTES: Final = 256 << 10
 _NO_BODY: Final = (204, 304)
 _SWITCHING: Final = 101
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"content-encoding"})
 
 
 class WireError(Exception):
@@ -49,7 +50,7 @@ class Connection(asyncio.Protocol):
     """One at a time: `begin`, then `head` and `read` until `is_over`, then `rest`.
 
     status: of the response, 0 before its head came.  headers: in order, names in lower case.  has_begun: some byte of
-    the response came.  lost: done once the connection is closed.  idle_since_s: kept for the pool.
+    the response came.  lost: done once the connection is closed.  idle_since_s: when it came to rest.
     """
 
     __slots__ = (
@@ -144,6 +145,11 @@ class Connection(asyncio.Protocol):
     def rest(self) -> None:
         """The exchange is over. Bytes that come now nobody asked for: they close the connection."""
         self._in_exchange = False
+        self.idle_since_s = self._loop.time()
+
+    def idle_s(self) -> float:
+        """For how long no exchange has needed it."""
+        return self._loop.time() - self.idle_since_s
 
     def abort(self) -> None:
         """Close at once; `lost` is done a moment later. Idempotent."""
@@ -271,12 +277,14 @@ class Connection(asyncio.Protocol):
             return
         self._until_close = status not in _NO_BODY
         for name, value in self.headers:
+            if name not in _FRAMING:
+                continue
             if name == b"content-length":
                 self._until_close = False
             elif name == b"transfer-encoding":
                 self._until_close = False
                 self._check_coding("transfer", value, b"chunked")
-            elif name == b"content-encoding":
+            else:
                 self._check_coding("content", value, b"identity")
         self._waiting_since_s = self._loop.time()
         self.status = status

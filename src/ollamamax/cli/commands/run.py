@@ -31,6 +31,10 @@ def command(
         bool, typer.Option("--insecure", help="Talk plain HTTP with the registry of a model that has to be pulled.")
     ] = False,
     dimensions: Annotated[int, typer.Option(help="Embedding models: length of the vector; 0 is the model's own.")] = 0,
+    truncate: Annotated[
+        str,
+        typer.Option("--truncate", help="Embedding models: false = refuse a text that is too long.  [true or false]"),
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the API's answer, when it is whole.")] = False,
 ) -> None:
     """Ask a model something, or talk with it. A model that is nowhere yet is pulled first.
@@ -42,7 +46,7 @@ def command(
       ollamamax run tiny "Summarise this:" < notes.txt  what comes in goes before the prompt
       ollamamax run tiny --format json --json "Two colours as JSON"
     """
-    from ollamamax.cli.talk import Talk, parse_format, parse_keep_alive, parse_think
+    from ollamamax.cli.talk import Talk, parse_bool, parse_format, parse_keep_alive, parse_think
 
     talk = Talk(
         model=model,
@@ -53,10 +57,14 @@ def command(
         verbose=verbose,
         wrap=not no_word_wrap,
     )
-    _run(talk, _question(prompt or []), dimensions=dimensions, insecure=insecure, as_json=as_json)
+    vector = {"dimensions": dimensions} if dimensions else {}
+    if truncate:
+        vector["truncate"] = parse_bool("--truncate", truncate)
+    _run(talk, _question(prompt or []), vector, insecure=insecure, as_json=as_json)
 
 
-def _run(talk: "Talk", question: str, *, dimensions: int, insecure: bool, as_json: bool) -> None:
+def _run(talk: "Talk", question: str, vector: dict[str, Any], *, insecure: bool, as_json: bool) -> None:
+    """vector: fields of a request for one."""
     from ollamamax.cli.client import connect
     from ollamamax.cli.errors import CliError
 
@@ -66,7 +74,7 @@ def _run(talk: "Talk", question: str, *, dimensions: int, insecure: bool, as_jso
         info = _look_up_or_pull(client, talk.model, insecure=insecure, quiet=as_json)
         talk.capabilities = tuple(info.get("capabilities", ()))
         if question:
-            _ask(client, talk, question, dimensions=dimensions, as_json=as_json)
+            _ask(client, talk, question, vector, as_json=as_json)
         else:
             _converse(client, talk, info)
 
@@ -96,13 +104,15 @@ def _question(words: list[str]) -> str:
     return question
 
 
-def _ask(client: "Client", talk: "Talk", question: str, *, dimensions: int, as_json: bool) -> None:
+def _ask(client: "Client", talk: "Talk", question: str, vector: dict[str, Any], *, as_json: bool) -> None:
+    import json
+
     from ollamamax.cli import attachments
     from ollamamax.cli.output import print_json
     from ollamamax.cli.talk import embed, generate
 
     if "embedding" in talk.capabilities and "completion" not in talk.capabilities:
-        print_json(embed(client, talk, question, dimensions=dimensions))
+        sys.stdout.write(json.dumps(embed(client, talk, question, vector)) + "\n")
         return
     images: list[str] = []
     if "vision" in talk.capabilities or "audio" in talk.capabilities:

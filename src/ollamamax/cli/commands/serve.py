@@ -1,17 +1,12 @@
 """`ollamamax serve`."""
 
-import os
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from ollamamax.settings import Settings
+from ollamamax.cli.serving import Order
 
-
-_Config = Annotated[Path | None, typer.Option(help="Settings file. [config.toml in the home]", metavar="FILE")]
+_Config = Annotated[str | None, typer.Option(help="Settings file. [config.toml in the home]", metavar="FILE")]
 _PublicAnyway = Annotated[
     bool, typer.Option("--insecure-public", help="Allow an address that other machines can reach, without login.")
 ]
@@ -28,6 +23,7 @@ _Assignments = Annotated[
 
 
 def command(
+    context: typer.Context,
     host: Annotated[str | None, typer.Option(help="Address to listen on. [127.0.0.1]")] = None,
     port: Annotated[str | None, typer.Option(help="Port to listen on; 0 picks one. [11434]")] = None,
     insecure_public: _PublicAnyway = False,
@@ -76,7 +72,7 @@ def command(
         "log.level": log_level,
         "log.format": log_format,
     }
-    raise typer.Exit(_serve(_all(flags, peer_listen, assignments or []), config, join, exit_on_stdin_close))
+    raise typer.Exit(context.obj(Order(_all(flags, peer_listen, assignments or []), config, join, exit_on_stdin_close)))
 
 
 def _all(flags: dict[str, Any], peer: str | None, assignments: list[str]) -> dict[str, Any]:
@@ -100,29 +96,3 @@ def _assigned(assignments: list[str], flags: dict[str, Any]) -> dict[str, str]:
             raise SettingsError(f"--set {text}: {key} is given twice")
         assigned[key] = value
     return assigned
-
-
-def _serve(flags: dict[str, Any], config: Path | None, token: str | None, exit_on_stdin_close: bool) -> int:
-    from ollamamax.settings import load
-
-    loaded = load(flags, os.environ, config=config)
-    if token is not None:
-        _join(loaded.settings, token)
-    from ollamamax.main import run_node
-
-    return run_node(loaded, ready=_announce, exit_on_stdin_close=exit_on_stdin_close)
-
-
-def _join(settings: "Settings", token: str) -> None:
-    import msgspec
-
-    from ollamamax.cli import offline
-    from ollamamax.cli.cluster_words import joined_text
-
-    joined = offline.join(settings, token, name=settings.peer.node_name, force=False)
-    sys.stderr.write(joined_text(msgspec.to_builtins(joined)))
-
-
-def _announce(address: str) -> None:
-    sys.stdout.write(f"OllamaMax is listening on {address}\n")
-    sys.stdout.flush()

@@ -1,45 +1,70 @@
 """What the cluster agreed on as of one revision: an immutable view of the state's records.
 
-Invariants C1 to C10: docs/invariants.md. A catalog that grew by `after()` equals one read whole at that revision.
+Invariants C1 to C14: docs/invariants.md. A catalog that grew by `after()` equals one read whole at that revision.
+
+Where a record names a node that is no member (any more), the catalog does not show that part: so a node can be removed
+by one small transaction, whatever names it. Its id never comes back.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from msgspec import Struct, structs
 
-from ollamamax.core.catalog import grammar, records
-from ollamamax.core.catalog.records import Instance, Kind, Roster
+from ollamamax.core.catalog import grammar, invariants, records
+from ollamamax.core.catalog.records import Instance, Kind, Planner, Record, Roster
 from ollamamax.core.errors import NodeNotFound
 from ollamamax.core.types import (
+    Assignment,
     ClusterMeta,
+    ClusterSettings,
+    Drain,
     ModelEntry,
     NodeRecord,
+    Placement,
     RevokedNode,
     StateBatch,
     StateEntry,
     StateEvent,
+    StateHome,
     StateRange,
     TokenRecord,
 )
 
-_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
+T = TypeVar("T")
+
+_NONE: Final[Mapping[Any, Any]] = MappingProxyType({})
 _VIEWS: Final = {
     Kind.NODE: "nodes",
     Kind.REVOKED: "revoked",
     Kind.TOKEN: "tokens",
     Kind.MODEL: "models",
     Kind.INSTANCE: "instances",
+    Kind.PLACEMENT: "placements",
+    Kind.ASSIGNMENT: "assignments",
+    Kind.DRAIN: "drains",
 }
+_SINGLES: Final[dict[Kind, tuple[str, Any]]] = {
+    Kind.META: ("meta", None),
+    Kind.ROSTER: ("next_sequence", 1),
+    Kind.SETTINGS: ("settings", ClusterSettings()),
+    Kind.PLANNER: ("planner", ""),
+    Kind.HOME: ("told_home", None),
+}
+"""Each with what stands for a record that is not there."""
+_NAMING: Final = (Kind.PLACEMENT, Kind.ASSIGNMENT, Kind.DRAIN, Kind.SETTINGS, Kind.PLANNER)
+"""Records that name members, and are shown without those who are none."""
 _CLOSE_NAMES: Final = 3
 
 
 class Catalog(Struct, frozen=True, kw_only=True):
     """Records by id; none can be changed. meta: None before a cluster is founded.  next_sequence: of the next node.
 
-    nodes: in the order of joining.  models: by ModelName.key.  instances: node id -> what its process drew.
+    nodes: in the order of joining.  models, placements, assignments: by ModelName.key.  instances: node id -> what its
+    process drew.  drains: by node id.  settings: the newest version.  history: by version, oldest first, the newest
+    too.  planner: node id of who decides where models run, "" = nobody.  told_home: as stored; read `home`.
     stored: every entry of the state by key, foreign ones too.
     """
 
@@ -51,6 +76,13 @@ class Catalog(Struct, frozen=True, kw_only=True):
     tokens: Mapping[str, TokenRecord] = _NONE
     models: Mapping[str, ModelEntry] = _NONE
     instances: Mapping[str, str] = _NONE
+    placements: Mapping[str, Placement] = _NONE
+    assignments: Mapping[str, Assignment] = _NONE
+    drains: Mapping[str, Drain] = _NONE
+    settings: ClusterSettings = ClusterSettings()
+    history: Mapping[int, ClusterSettings] = _NONE
+    planner: str = ""
+    told_home: StateHome | None = None
     stored: Mapping[str, StateEntry] = _NONE
 
     @classmethod
@@ -74,30 +106,73 @@ class Catalog(Struct, frozen=True, kw_only=True):
 
     def _with(self, revision: int, events: Iterable[StateEvent]) -> Self:
         changed: dict[str, Any] = {}
+        touched: dict[str, tuple[Kind, str]] = {}
         for event in events:
             key = event.entry.key
             _put(_writable(self, changed, "stored"), key, None if event.is_delete else event.entry)
             found = records.split(key)
-            if found is None:
-                continue
-            kind, own_id = found
-            record = None if event.is_delete else records.decode(key, event.entry.value)
-            if kind is Kind.META:
-                changed["meta"] = record
-            elif kind is Kind.ROSTER:
-                changed["next_sequence"] = record.next_sequence if isinstance(record, Roster) else 1
-            else:
-                value = record.instance if isinstance(record, Instance) else record
-                _put(_writable(self, changed, _VIEWS[kind]), own_id, value)
+            if found is not None:
+                touched[key] = found
+        # Members first: what others name is shown by who they are.
+        for key, found in touched.items():
+            if found[0] is Kind.NODE:
+                self._show(changed, key, found, self.nodes.keys())
+        members = changed.get("nodes", self.nodes).keys()
+        if members != self.nodes.keys():
+            touched |= {
+                key: found for key in changed["stored"] if (found := records.split(key)) and found[0] in _NAMING
+            }
+        for key, found in touched.items():
+            if found[0] is not Kind.NODE:
+                self._show(changed, key, found, members)
         if "nodes" in changed:
             changed["nodes"] = dict(sorted(changed["nodes"].items(), key=lambda item: (item[1].sequence, item[0])))
+        if "history" in changed:
+            changed["history"] = dict(sorted(changed["history"].items()))
         frozen = {name: MappingProxyType(it) if isinstance(it, dict) else it for name, it in changed.items()}
         return structs.replace(self, revision=revision, **frozen)
 
+    def _show(self, changed: dict[str, Any], key: str, found: tuple[Kind, str], members: Set[str]) -> None:
+        """Put what is stored under a key into its view. Raises: StateCorrupt, StateTooNew."""
+        kind, own_id = found
+        entry = changed["stored"].get(key)
+        record = records.decode(key, entry.value) if entry is not None else None
+        if kind is Kind.SETTINGS_VERSION:  # what was, was
+            _put(_writable(self, changed, "history"), int(own_id), record)
+            return
+        value = _seen(record, members)
+        if kind in _SINGLES:
+            name, missing = _SINGLES[kind]
+            changed[name] = missing if value is None else value
+        else:
+            _put(_writable(self, changed, _VIEWS[kind]), own_id, value)
+
+    @property
+    def home(self) -> StateHome:
+        """Where the state lives; without hosts before a cluster is founded."""
+        if self.told_home is not None:
+            return self.told_home
+        return StateHome(hosts=(self.meta.holder_id,)) if self.meta is not None else StateHome()
+
+    @property
+    def hosts(self) -> tuple[NodeRecord, ...]:
+        """The nodes through which the others reach the state."""
+        return tuple(self.nodes[node_id] for node_id in self.home.hosts if node_id in self.nodes)
+
     @property
     def holder(self) -> NodeRecord | None:
-        """The node that holds the state; None before a cluster is founded."""
-        return self.nodes.get(self.meta.holder_id) if self.meta is not None else None
+        """The first of the hosts, the only one while one node alone holds the state; None if there is none."""
+        return next(iter(self.hosts), None)
+
+    @property
+    def min_level(self) -> int:
+        """The level of the catalog that every member's program knows."""
+        return min((node.level for node in self.nodes.values()), default=records.LEVEL)
+
+    def takes_work(self, node_id: str) -> bool:
+        """Whether a node is a member and may get new work: neither cordoned nor being emptied."""
+        node = self.nodes.get(node_id)
+        return node is not None and not node.cordoned and node_id not in self.drains
 
     def node(self, name_or_id: str) -> NodeRecord:
         """A member by its name or its id, in any case. Raises: NodeNotFound."""
@@ -123,32 +198,33 @@ class Catalog(Struct, frozen=True, kw_only=True):
         return StateRange(self.revision, tuple(self.stored[key] for key in sorted(self.stored)))
 
     def check_invariants(self) -> None:
-        """C1 to C10 of docs/invariants.md. Raises: AssertionError."""
-        nodes = list(self.nodes.values())
-        keys = {node.key_hash for node in nodes}
-        if self.meta is None:
-            own = [key for key in self.stored if records.split(key) is not None]
-            assert not own, "C1: before a cluster is founded there is nothing"
-        else:
-            assert self.holder is not None, "C2: the holder is a member"
-        assert _distinct(node.name for node in nodes), "C3: names are unique"
-        sequences = [node.sequence for node in nodes]
-        assert _distinct(sequences), "C4: sequence numbers are unique"
-        assert all(1 <= number < self.next_sequence for number in sequences), "C4: and given out in order"
-        assert len(keys) == len(nodes), "C5: each member has a key of its own"
-        assert self.nodes.keys().isdisjoint(self.revoked), "C6: nobody is a member and removed"
-        assert keys.isdisjoint(gone.key_hash for gone in self.revoked.values()), "C6: nor is a key"
-        assert self.instances.keys() <= self.nodes.keys(), "C7: only members run"
-        tokens = self.tokens.values()
-        assert all(token.uses_left >= 0 for token in tokens), "C8: no token is used more often than it may"
-        assert sequences == sorted(sequences), "C9: nodes stand in the order of joining"
-        entries = self.stored.values()
-        assert all(0 < entry.created <= entry.revision <= self.revision for entry in entries), "C10: no future"
+        """C1 to C14 of docs/invariants.md. Raises: AssertionError."""
+        invariants.check(self)
 
 
-def _distinct(values: Iterable[object]) -> bool:
-    every = list(values)
-    return len(set(every)) == len(every)
+def _seen(record: Record | None, members: Set[str]) -> object:
+    """What the catalog shows of a record; None if nothing."""
+    match record:
+        case Roster():
+            return record.next_sequence
+        case Instance():
+            return record.instance
+        case Planner(node_id):
+            return node_id if node_id in members else None
+        case Drain():
+            return record if record.node_id in members else None
+        case Placement() if not members >= set(record.pins):
+            return structs.replace(record, pins=tuple(pin for pin in record.pins if pin in members))
+        case Assignment() if not members >= record.nodes.keys():
+            return structs.replace(record, nodes=_only(record.nodes, members))
+        case ClusterSettings() if not members >= record.node_values.keys():
+            return structs.replace(record, node_values=_only(record.node_values, members))
+        case _:
+            return record
+
+
+def _only(values: Mapping[str, T], members: Set[str]) -> dict[str, T]:
+    return {node_id: value for node_id, value in values.items() if node_id in members}
 
 
 def _writable(catalog: Catalog, changed: dict[str, Any], name: str) -> dict[str, Any]:
@@ -159,7 +235,7 @@ def _writable(catalog: Catalog, changed: dict[str, Any], name: str) -> dict[str,
     return view
 
 
-def _put(view: dict[str, Any], key: str, value: object) -> None:
+def _put(view: dict[Any, Any], key: str | int, value: object) -> None:
     if value is None:
         view.pop(key, None)
     else:

@@ -12,6 +12,8 @@
     port      = 0 .. 65535
     key       = alnum [ { alnum | "." | "_" | "/" | "-" } alnum ]         1 to 63
     value     = "" | ALNUM [ { ALNUM | "." | "_" | "-" } ALNUM ]          up to 63; any case
+    setting   = word { "." word }                         1 to 128; word = "a".."z" [ { alnum | "_" } ]
+    line      = printable text, spaces too                up to 1024 the value of a setting, 128 who changed one
 
 A name is never of the form of an id, so that what a person types means one node. An IPv6 address with a zone
 ("%eth0") means something on one machine only and is refused. Addresses are stored in one spelling: numbers without
@@ -28,6 +30,18 @@ from ollamamax.core.errors import BadRequest
 MAX_ADDRESSES: Final = 8
 MAX_LABELS: Final = 64
 MAX_NAME_CHARS: Final = 63
+MAX_REPLICAS: Final = 1_000
+"""Of one model; so there are no more pins either."""
+MAX_IDLE_MS: Final = 30 * 86_400_000
+MAX_WHY: Final = 64
+MAX_WHY_CHARS: Final = 400
+MAX_VOTERS: Final = 7
+MAX_HOSTS: Final = 100
+MAX_ENDPOINTS: Final = 16
+MAX_SETTINGS_BYTES: Final = 64 << 10
+"""Of one version, as it is stored."""
+MAX_SETTING_CHARS: Final = 1_024
+MAX_AUTHOR_CHARS: Final = 128
 _SHOWN_CHARS: Final = 80
 
 _ID: Final = re.compile(r"[0-9a-f]{16}")
@@ -37,6 +51,7 @@ _HOST: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_
 _ADDRESS: Final = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<host>[^\[\]:]*))(?::(?P<port>[0-9]{1,5}))?")
 _LABEL_KEY: Final = re.compile(r"[a-z0-9](?:[a-z0-9._/-]{0,61}[a-z0-9])?")
 _LABEL_VALUE: Final = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
+_SETTING: Final = re.compile(r"(?=.{1,128}\Z)[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*")
 _VERSION: Final = re.compile(r"[0-9A-Za-z.+!_-]{1,64}")
 _INSTANCE: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _MODEL: Final = re.compile(r"[a-z0-9_][a-z0-9_.:/-]{0,596}:[a-z0-9_][a-z0-9_.-]{0,79}")
@@ -124,6 +139,37 @@ def label_value(text: str) -> str:
     return _matched(
         _LABEL_VALUE, text, "label value", "up to 63 letters, digits and ._-, first and last a letter or digit"
     )
+
+
+def labels(texts: dict[str, str]) -> dict[str, str]:
+    """Labels by key, of a node or to choose nodes by, checked. Raises: BadRequest."""
+    if len(texts) > MAX_LABELS:
+        raise BadRequest(f"there are {MAX_LABELS} labels at most, not {len(texts)}")
+    for key, value in texts.items():
+        label_key(key)
+        label_value(value)
+    return texts
+
+
+def setting(text: str) -> str:
+    """The key of a setting, checked for its form; which ones there are, others know. Raises: BadRequest."""
+    return _matched(_SETTING, text, "setting", "words of a-z, 0-9 and _ with dots between, as in routing.policy")
+
+
+def setting_value(text: str) -> str:
+    """The value of a setting as text, checked; it may be empty. Raises: BadRequest."""
+    return _line(text, "value of a setting", MAX_SETTING_CHARS)
+
+
+def author(text: str) -> str:
+    """Who changed something, for people, checked; it may be empty. Raises: BadRequest."""
+    return _line(text, "name of who changes settings", MAX_AUTHOR_CHARS)
+
+
+def _line(text: str, thing: str, most: int) -> str:
+    if len(text) > most or not text.isprintable():
+        raise BadRequest(f"{shown(text)} is no {thing}: up to {most} printable characters on one line")
+    return text
 
 
 def address(text: str, default_port: int) -> str:

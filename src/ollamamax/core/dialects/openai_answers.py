@@ -27,8 +27,10 @@ class OpenAiAnswer:
         self._include_usage = include_usage
         self._started = False
         self._called = False
-        self._base = b"data: " + encode(self._object("chat.completion.chunk"))[:-1] + b',"choices":'
-        self._head = self._base + b'[{"index":0,"delta":{"content":'
+        self._base = b""
+        """What each event begins with, once there is one."""
+        self._head = b""
+        """The same of an event with nothing but text."""
 
     def _object(self, kind: str) -> dict[str, Any]:
         return {
@@ -73,6 +75,8 @@ class OpenAiAnswer:
         if not self._started:
             delta = {"role": "assistant", **delta}
             self._started = True
+            self._base = b"data: " + encode(self._object("chat.completion.chunk"))[:-1] + b',"choices":'
+            self._head = self._base + b'[{"index":0,"delta":{"content":'
         choice: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": finish_reason}
         if logprobs:
             choice["logprobs"] = {"content": [_logprob(item) for item in logprobs]}

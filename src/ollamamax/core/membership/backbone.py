@@ -62,14 +62,21 @@ def first(ranking: Sequence[str], gone: Collection[str], size: int) -> list[str]
 
 
 def targets(
-    me: str, ranking: Sequence[str], gone: Collection[str], routers: Collection[str], size: int = 3
+    me: str,
+    ranking: Sequence[str],
+    gone: Collection[str],
+    routers: Collection[str],
+    size: int = 3,
+    *,
+    is_router: bool = False,
 ) -> list[str]:
     """Whom to connect to, best first, eight at most, never this node.
 
     Those that say they are routers, those that ought to be, the next ones, and the first of all, gone or not: they
-    come back. Nodes begin at different ones, so that each router carries its share.
+    come back. Nodes begin at different ones, so that each router carries its share. A router leaves the next ones out:
+    it would knock at them every second for ever, and whoever becomes a router connects by itself.
     """
-    likely = first(ranking, gone, size + _SPARE)
+    likely = first(ranking, gone, size if is_router else size + _SPARE)
     telling = [node_id for node_id in ranking if node_id in routers and node_id not in gone]
     # However many say that they are routers, those that ought to be have their places.
     others = [node_id for node_id in telling if node_id not in likely[:size]][: MAX_TARGETS - size]

@@ -3,7 +3,7 @@
 A *message* is msgpack: the node, its instance (drawn at each start), a sequence number, whether it is whole, and
 sections by name::
 
-    base                name, versions, addresses, role, revision, draining, queued
+    base                name, versions, addresses, role, revision, draining, queued, settings_version
     memory              free and total memory, GPUs
     loaded              what its own engine has in memory
     engines             names, in order; an engine that is not named is gone
@@ -43,6 +43,7 @@ class _Base(Struct, frozen=True, kw_only=True):
     revision: int = 0
     draining: bool = False
     queued: int = 0
+    settings_version: int = 0
 
 
 class _Memory(Struct, frozen=True, kw_only=True):

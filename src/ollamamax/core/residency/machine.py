@@ -77,6 +77,10 @@ class Residency:
         self._is_shutting_down = False
         self._effects: list[Effect] = []
 
+    def reconfigure(self, config: ResidencyConfig) -> None:
+        """Other limits from now on: what is loaded or loading keeps those that it began with."""
+        self._config = config
+
     @property
     def runners(self) -> tuple[Runner, ...]:
         """All runners, oldest first; to be read only."""

@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import Struct
 
 DEFAULT_MAX_QUEUE: Final = 512
+_ROOM_FOR_NONE: Final = "a queue that holds nothing would reject whoever can't start at once"
 _HOLD_WEIGHT: Final = 0.2
 
 
@@ -66,8 +67,8 @@ class Admission:
     """The machine. max_queue: requests that may wait."""
 
     def __init__(self, max_queue: int = DEFAULT_MAX_QUEUE) -> None:
-        assert max_queue > 0, "a queue that holds nothing would reject whoever can't start at once"
-        self._max_queue = max_queue
+        assert max_queue > 0, _ROOM_FOR_NONE
+        self._max_queue = self._most_waiting = max_queue
         self._queues: dict[str, dict[int, None]] = {}
         """Waiting tickets by model, both in order: the models by turn, the tickets by arrival."""
         self._model_of: dict[int, str] = {}
@@ -86,6 +87,12 @@ class Admission:
     def running(self) -> int:
         """Requests that were dispatched and have not left."""
         return len(self._running)
+
+    def reconfigure(self, max_queue: int) -> None:
+        """Another limit from now on. Those who wait already keep their places."""
+        assert max_queue > 0, _ROOM_FOR_NONE
+        self._max_queue = max_queue
+        self._most_waiting = max(max_queue, self.waiting)
 
     def turns(self) -> tuple[str, ...]:
         """Models with waiting requests; the one whose turn it is stands first."""
@@ -156,7 +163,7 @@ class Admission:
     def check_invariants(self) -> None:
         """A1 to A5 of docs/invariants.md. Raises: AssertionError."""
         queued = [(ticket, key) for key, queue in self._queues.items() for ticket in queue]
-        assert self.waiting <= self._max_queue, "A1: no more wait than the queue holds"
+        assert self.waiting <= self._most_waiting, "A1: no more wait than the queue holds"
         assert dict(queued) == self._model_of, "A2: who waits stands in the queue of its model"
         assert len(queued) == len(self._model_of), "A2: and in no other"
         assert not self._running.keys() & self._model_of.keys(), "A3: nobody waits and runs"

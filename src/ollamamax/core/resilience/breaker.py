@@ -87,8 +87,7 @@ class Breaker:
     """The machine of one thing that can fail."""
 
     def __init__(self, config: BreakerConfig) -> None:
-        assert config.failures >= 1, "it opens after some failure"
-        assert config.open_ms > 0, "an open breaker stays so for a while"
+        _check(config)
         self._config = config
         self.state = State.CLOSED
         self.failures = 0
@@ -99,6 +98,12 @@ class Breaker:
         """When a probe may go, while open."""
         self._probe_ms = _NEVER
         """When the last probe began."""
+
+    def reconfigure(self, config: BreakerConfig) -> None:
+        """Other limits from now on. Its state stays, and so does the time at which a probe may go."""
+        _check(config)
+        self._config = config
+        self.failures = min(self.failures, config.failures - 1) if self.state is State.CLOSED else config.failures
 
     def allows(self, now_ms: float) -> bool:
         """Whether an attempt may start now. Reads only."""
@@ -158,3 +163,8 @@ class Breaker:
         assert is_closed == (self.failures < self._config.failures), "B2: it is closed just below the limit"
         assert is_closed or self._last_failure_ms > _NEVER, "B3: only a failure opens it"
         assert self.state is not State.HALF_OPEN or self._probe_ms >= self._due_ms, "B4: no probe before its time"
+
+
+def _check(config: BreakerConfig) -> None:
+    assert config.failures >= 1, "it opens after some failure"
+    assert config.open_ms > 0, "an open breaker stays so for a while"

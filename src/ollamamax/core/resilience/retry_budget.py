@@ -55,6 +55,11 @@ class RetryBudget:
         self._retries: dict[int, int] = {}
         """Counts by number of slice, those of the window only."""
 
+    def reconfigure(self, config: RetryConfig) -> None:
+        """Another share from now on, also of what was counted already. The window keeps its length."""
+        assert config.window_ms == self._config.window_ms, "what was counted belongs to slices of that length"
+        self._config = config
+
     @property
     def balance(self) -> float:
         """Retries left in the window of the last step."""

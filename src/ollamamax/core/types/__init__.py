@@ -33,6 +33,7 @@ from ollamamax.core.types.cluster_views import (
     NodeView,
     TokenView,
 )
+from ollamamax.core.types.etcd import EtcdAccess, EtcdAlarm, EtcdMember, EtcdProgram, EtcdSpec, EtcdStatus
 from ollamamax.core.types.fleet import AttachedEngine, EngineFacts, EngineKind, EngineModel, FleetSnapshot
 from ollamamax.core.types.models import GgufFacts, LaunchSpec, LoadedModel, ModelDetails, ModelRecord, ResolvedModel
 from ollamamax.core.types.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, ModelName
@@ -48,6 +49,13 @@ from ollamamax.core.types.requests import (
     RequestContext,
     ToolCall,
     TransferRequest,
+)
+from ollamamax.core.types.settings_views import (
+    NodeSettings,
+    SettingDifference,
+    SettingKept,
+    SettingsChange,
+    SettingView,
 )
 from ollamamax.core.types.state import (
     Compare,
@@ -88,6 +96,12 @@ __all__ = [
     "EngineFacts",
     "EngineKind",
     "EngineModel",
+    "EtcdAccess",
+    "EtcdAlarm",
+    "EtcdMember",
+    "EtcdProgram",
+    "EtcdSpec",
+    "EtcdStatus",
     "FleetSnapshot",
     "FoundCluster",
     "GenerationStats",
@@ -105,6 +119,7 @@ __all__ = [
     "NodeEngine",
     "NodeFacts",
     "NodeRecord",
+    "NodeSettings",
     "NodeState",
     "NodeView",
     "Options",
@@ -117,6 +132,10 @@ __all__ = [
     "RequestContext",
     "ResolvedModel",
     "RevokedNode",
+    "SettingDifference",
+    "SettingKept",
+    "SettingView",
+    "SettingsChange",
     "StateBatch",
     "StateEntry",
     "StateEvent",

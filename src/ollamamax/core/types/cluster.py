@@ -17,7 +17,8 @@ PROTOCOL_MAX = 1
 
 class NodeRecord(Struct, frozen=True, kw_only=True):
     """A member, as the cluster agreed. sequence: order of joining, from 1.  key_hash: sha256 of its public key (SPKI
-    DER), hex.  addresses: of its peer listener, best first.  cordoned: takes no new requests.
+    DER), hex.  addresses: of its peer listener, best first.  cordoned: takes no new requests.  level: the newest level
+    of the catalog that its program knows (core/catalog/records.py); one that knows of no levels leaves it at 1.
     """
 
     node_id: str
@@ -29,6 +30,7 @@ class NodeRecord(Struct, frozen=True, kw_only=True):
     version: str
     labels: dict[str, str] = {}
     cordoned: bool = False
+    level: int = 1
 
 
 class RevokedNode(Struct, frozen=True, kw_only=True):
@@ -62,7 +64,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
 class ClusterMeta(Struct, frozen=True, kw_only=True):
     """What the cluster is. format: of the records; a program that does not know it keeps its hands off.
 
-    holder_id: the node that holds the state.
+    holder_id: the node that holds the state; or did so last, when it lives elsewhere (StateHome).
     """
 
     cluster_id: str
@@ -92,7 +94,8 @@ class NodeFacts(Struct, frozen=True, kw_only=True):
     """What a node tells of itself. Soft: a hint, possibly old, never the base of a write.
 
     instance: drawn at each start.  revision: of the state that it has seen.  role: in the mesh, "router" or "client".
-    draining: it takes no new requests.  queued: requests that wait for admission there.
+    draining: it takes no new requests.  queued: requests that wait for admission there.  settings_version: of the
+    cluster's settings that it has taken over.
     """
 
     node_id: str
@@ -106,6 +109,7 @@ class NodeFacts(Struct, frozen=True, kw_only=True):
     revision: int = 0
     draining: bool = False
     queued: int = 0
+    settings_version: int = 0
     free_memory_bytes: int = 0
     total_memory_bytes: int = 0
     gpu_count: int = 0

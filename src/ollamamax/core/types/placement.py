@@ -66,7 +66,8 @@ class StateHome(Struct, frozen=True, kw_only=True):
     """Where the state lives. kind: "sqlite" (with the holder), "etcd" (run by the cluster), "external" (run by others).
 
     hosts: node ids through which the others reach it.  phase: "steady", or "moving" while it is copied elsewhere:
-    then nothing is written.  generation: raised by every move.  endpoints: of an external etcd, host:port.
+    then nothing is written.  generation: raised by every move, an undone one too.  endpoints: of an external etcd,
+    host:port.  mover, target: while it is moved: by which node, and the home to be.
     """
 
     kind: str = "sqlite"
@@ -74,3 +75,5 @@ class StateHome(Struct, frozen=True, kw_only=True):
     phase: str = "steady"
     generation: int = 0
     endpoints: tuple[str, ...] = ()
+    mover: str = ""
+    target: "StateHome | None" = None

@@ -3,8 +3,6 @@
 import asyncio
 import base64
 import hashlib
-import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -23,12 +21,8 @@ from structlog.testing import capture_logs
 from ollamamax.adapters.registry.client import RegistryClient
 from ollamamax.adapters.registry.wire import WireLimits
 from ollamamax.core.errors import RegistryDenied, RegistryProtocol, RegistryUnavailable
-from ollamamax.core.modelspec import names
-from ollamamax.ports import Remote
-from ollamamax.testing.clock import FakeClock, SeededDice
-from registry_servers import serving
+from registry_servers import remote, serving
 
-LIMIT_S = 15
 KEY = Ed25519PrivateKey.generate()
 
 
@@ -58,39 +52,21 @@ class Guard:
         return self.token_reply or web.json_response({"token": self.valid})
 
 
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-
-
 @pytest.fixture
-def key_path(tmp_path: Path) -> Path:
-    return tmp_path / "id_ed25519"
-
-
-@pytest.fixture
-async def client(key_path: Path) -> AsyncIterator[RegistryClient]:
-    client = RegistryClient(FakeClock(), SeededDice(), "0.1", key_path, WireLimits(stall_s=5))
-    async with asyncio.timeout(LIMIT_S):
-        yield client
-    await client.close()
+def limits() -> WireLimits:
+    """A key takes its time."""
+    return WireLimits(stall_s=5)
 
 
 def write_key(path: Path, key: Ed25519PrivateKey = KEY) -> None:
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
 
 
-def remote(host: str) -> Remote:
-    return Remote(names.parse(f"{host}/me/m:v1"), insecure=True)
-
-
-async def test_a_token_is_fetched_once_and_kept(client: RegistryClient) -> None:
+async def test_a_token_is_fetched_once_and_kept(registry: RegistryClient) -> None:
     guard = Guard()
     async with serving(guard.registry) as host:
         for _ in range(3):
-            assert await client.manifest(remote(host)) == b"{}"
+            assert await registry.manifest(remote(host)) == b"{}"
         assert (guard.refused, len(guard.asked)) == (1, 1)
         query = parse_qs(guard.asked[0].query_string)
         assert query["scope"] == ["repository:me/m:pull", "repository:me/m:push"]
@@ -101,27 +77,27 @@ async def test_a_token_is_fetched_once_and_kept(client: RegistryClient) -> None:
         assert "Authorization" not in guard.asked[0].headers
 
 
-async def test_an_old_token_is_renewed(client: RegistryClient) -> None:
+async def test_an_old_token_is_renewed(registry: RegistryClient) -> None:
     guard = Guard()
     async with serving(guard.registry) as host:
-        await client.manifest(remote(host))
+        await registry.manifest(remote(host))
         guard.valid = "two"
-        assert await client.manifest(remote(host)) == b"{}"
+        assert await registry.manifest(remote(host)) == b"{}"
     assert len(guard.asked) == 2
 
 
-async def test_many_requests_share_a_renewal(client: RegistryClient) -> None:
+async def test_many_requests_share_a_renewal(registry: RegistryClient) -> None:
     guard = Guard()
     async with serving(guard.registry) as host:
-        await asyncio.gather(*(client.manifest(remote(host)) for _ in range(20)))
+        await asyncio.gather(*(registry.manifest(remote(host)) for _ in range(20)))
     assert len(guard.asked) == 1
 
 
-async def test_a_key_signs_for_the_registrys_own_realm(client: RegistryClient, key_path: Path) -> None:
+async def test_a_key_signs_for_the_registrys_own_realm(registry: RegistryClient, key_path: Path) -> None:
     write_key(key_path)
     guard = Guard()
     async with serving(guard.registry) as host:
-        assert await client.manifest(remote(host)) == b"{}"
+        assert await registry.manifest(remote(host)) == b"{}"
         request = guard.asked[0]
         public, _, signature = request.headers["Authorization"].partition(":")
         known = KEY.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
@@ -131,18 +107,18 @@ async def test_a_key_signs_for_the_registrys_own_realm(client: RegistryClient, k
         KEY.public_key().verify(base64.b64decode(signature), signed.encode())
 
 
-async def test_another_host_is_not_told_who_we_are(client: RegistryClient, key_path: Path) -> None:
+async def test_another_host_is_not_told_who_we_are(registry: RegistryClient, key_path: Path) -> None:
     write_key(key_path)
     guard = Guard()
     async with serving(guard.token) as other, serving(guard.registry) as host:
         guard.realm = f"http://{other}/auth?kind=x"
-        assert await client.manifest(remote(host)) == b"{}"
+        assert await registry.manifest(remote(host)) == b"{}"
     assert urlsplit(str(guard.asked[0].url)).path == "/auth"
     assert guard.asked[0].query["kind"] == "x"
     assert "Authorization" not in guard.asked[0].headers
 
 
-async def test_a_key_of_no_use_is_told_and_left(client: RegistryClient, key_path: Path) -> None:
+async def test_a_key_of_no_use_is_told_and_left(registry: RegistryClient, key_path: Path) -> None:
     contents = (
         b"no key",
         KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
@@ -154,68 +130,68 @@ async def test_a_key_of_no_use_is_told_and_left(client: RegistryClient, key_path
             key_path.write_bytes(content)
             guard.valid = str(number)
             with capture_logs() as logs:
-                assert await client.manifest(remote(host)) == b"{}"
+                assert await registry.manifest(remote(host)) == b"{}"
             assert "Authorization" not in guard.asked[-1].headers
             assert [log["log_level"] for log in logs] == ["warning"]
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_no_token_for_us(client: RegistryClient, status: int) -> None:
+async def test_no_token_for_us(registry: RegistryClient, status: int) -> None:
     guard = Guard()
     guard.token_reply = web.Response(status=status, text="no")
     async with serving(guard.registry) as host:
         with pytest.raises(RegistryDenied, match=r"^unauthorized: access denied$"):
-            await client.manifest(remote(host))
+            await registry.manifest(remote(host))
 
 
-async def test_a_token_that_does_not_open(client: RegistryClient) -> None:
+async def test_a_token_that_does_not_open(registry: RegistryClient) -> None:
     guard = Guard()
     guard.token_reply = web.json_response({"token": "wrong"})
     async with serving(guard.registry) as host:
         with pytest.raises(RegistryDenied, match=r"^unauthorized: access denied$"):
-            await client.manifest(remote(host))
+            await registry.manifest(remote(host))
     assert (guard.refused, len(guard.asked)) == (2, 1)
 
 
 @pytest.mark.parametrize("scheme", ["Basic", ""])
-async def test_a_registry_that_wants_something_else(client: RegistryClient, scheme: str) -> None:
+async def test_a_registry_that_wants_something_else(registry: RegistryClient, scheme: str) -> None:
     guard = Guard()
     guard.scheme = scheme
     async with serving(guard.registry) as host:
         with pytest.raises(RegistryDenied, match=r"^unauthorized: access denied$"):
-            await client.manifest(remote(host))
+            await registry.manifest(remote(host))
 
 
 @pytest.mark.parametrize("realm", ["file:///etc/passwd", "Authentication required", "//x/y"])
-async def test_a_realm_that_is_no_address(client: RegistryClient, realm: str) -> None:
+async def test_a_realm_that_is_no_address(registry: RegistryClient, realm: str) -> None:
     guard = Guard()
     guard.realm = realm
     async with serving(guard.registry) as host:
         with pytest.raises(RegistryDenied, match=r"^unauthorized: access denied$"):
-            await client.manifest(remote(host))
+            await registry.manifest(remote(host))
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b'{"token": 1}', b"{}", b'{"token": "a\\nb"}', b'{"token": "\\u00fc"}', b"\xff"]
 )
-async def test_an_answer_without_a_token(client: RegistryClient, body: bytes) -> None:
+async def test_an_answer_without_a_token(registry: RegistryClient, body: bytes) -> None:
     guard = Guard()
     guard.token_reply = web.Response(body=body)
     async with serving(guard.registry) as host:
         with pytest.raises(RegistryProtocol, match="answered without a token"):
-            await client.manifest(remote(host))
+            await registry.manifest(remote(host))
 
 
-async def test_tokens_are_not_to_be_had_now(client: RegistryClient) -> None:
+async def test_tokens_are_not_to_be_had_now(registry: RegistryClient) -> None:
     guard = Guard()
     guard.token_reply = web.Response(status=503, text="later", headers={"Retry-After": "2"})
     async with serving(guard.registry) as host:
         with pytest.raises(RegistryUnavailable, match=r"^503: later$") as caught:
-            await client.manifest(remote(host))
+            await registry.manifest(remote(host))
     assert caught.value.wait_s == 2
 
 
-async def test_a_401_from_elsewhere_asks_nothing_of_us(client: RegistryClient, key_path: Path) -> None:
+async def test_a_401_from_elsewhere_asks_nothing_of_us(registry: RegistryClient, key_path: Path) -> None:
     write_key(key_path)
     guard = Guard()
     async with serving(guard.registry) as other:
@@ -225,5 +201,5 @@ async def test_a_401_from_elsewhere_asks_nothing_of_us(client: RegistryClient, k
 
         async with serving(away) as host:
             with pytest.raises(RegistryUnavailable, match=r"^401: "):
-                await client.manifest(remote(host))
+                await registry.manifest(remote(host))
     assert guard.asked == []

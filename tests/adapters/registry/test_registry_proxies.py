@@ -1,45 +1,14 @@
 """Proxies from the environment."""
 
-import asyncio
-import os
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 from aiohttp import web
 
 from ollamamax.adapters.registry.client import RegistryClient
 from ollamamax.adapters.registry.proxies import proxy_for
-from ollamamax.adapters.registry.wire import WireLimits
 from ollamamax.core.errors import (
     RegistryError,
 )
-from ollamamax.core.modelspec import names
-from ollamamax.ports import Remote
-from ollamamax.testing.clock import FakeClock, SeededDice
-from registry_servers import serving
-
-LIMITS = WireLimits(connect_s=5, stall_s=0.3, verdict_s=5)
-LIMIT_S = 15
-
-
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-async def registry(tmp_path: Path) -> AsyncIterator[RegistryClient]:
-    client = RegistryClient(FakeClock(), SeededDice(), "0.1", tmp_path / "no-key", LIMITS)
-    async with asyncio.timeout(LIMIT_S):
-        yield client
-    await client.close()
-
-
-def remote(host: str, insecure: bool = True) -> Remote:
-    return Remote(names.parse(f"{host}/me/m:v1"), insecure)
+from registry_servers import remote, serving
 
 
 async def test_a_proxy_of_the_environment_is_asked(registry: RegistryClient, monkeypatch: pytest.MonkeyPatch) -> None:

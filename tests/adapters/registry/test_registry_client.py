@@ -1,9 +1,7 @@
 """The client of registries against servers that misbehave: redirects, refusals, silence, broken answers."""
 
 import asyncio
-import os
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from aiohttp import web
 from certificates import Authority
 from ollamamax.adapters.registry import client as client_module
 from ollamamax.adapters.registry.client import RegistryClient
-from ollamamax.adapters.registry.wire import WireLimits, is_same_site
+from ollamamax.adapters.registry.wire import is_same_site
 from ollamamax.core.errors import (
     RangeIgnored,
     RegistryDenied,
@@ -24,40 +22,11 @@ from ollamamax.core.errors import (
 from ollamamax.core.modelspec import names
 from ollamamax.core.types import DEFAULT_HOST
 from ollamamax.ports import Registry, Remote
-from ollamamax.testing.clock import FakeClock, SeededDice
-from registry_servers import serving
-
-DIGEST = "sha256:" + "ab" * 32
-DATA = bytes(range(256)) * 10
-LIMITS = WireLimits(connect_s=5, stall_s=0.3, verdict_s=5)
-LIMIT_S = 15
-
-
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-async def registry(tmp_path: Path) -> AsyncIterator[RegistryClient]:
-    client = RegistryClient(FakeClock(), SeededDice(), "0.1", tmp_path / "no-key", LIMITS)
-    async with asyncio.timeout(LIMIT_S):
-        yield client
-    await client.close()
-
-
-def remote(host: str, insecure: bool = True) -> Remote:
-    return Remote(names.parse(f"{host}/me/m:v1"), insecure)
+from registry_servers import DATA, DIGEST, remote, serving
 
 
 async def read(registry: Registry, at: Remote, start: int = 0, end: int = len(DATA)) -> bytes:
     return b"".join([piece async for piece in registry.read_blob(at, DIGEST, start, end)])
-
-
-async def data() -> AsyncGenerator[bytes, None]:
-    yield DATA
 
 
 def ranged(request: web.Request) -> web.Response:

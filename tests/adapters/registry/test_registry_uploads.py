@@ -1,9 +1,7 @@
 """Uploads to registries that misbehave."""
 
 import asyncio
-import os
-from collections.abc import AsyncGenerator, AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncGenerator
 
 import pytest
 from aiohttp import web
@@ -15,38 +13,7 @@ from ollamamax.core.errors import (
     RegistryProtocol,
     RegistryUnavailable,
 )
-from ollamamax.core.modelspec import names
-from ollamamax.ports import Remote
-from ollamamax.testing.clock import FakeClock, SeededDice
-from registry_servers import serving
-
-DIGEST = "sha256:" + "ab" * 32
-DATA = bytes(range(256)) * 10
-LIMITS = WireLimits(connect_s=5, stall_s=0.3, verdict_s=5)
-LIMIT_S = 15
-
-
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-async def registry(tmp_path: Path) -> AsyncIterator[RegistryClient]:
-    client = RegistryClient(FakeClock(), SeededDice(), "0.1", tmp_path / "no-key", LIMITS)
-    async with asyncio.timeout(LIMIT_S):
-        yield client
-    await client.close()
-
-
-def remote(host: str, insecure: bool = True) -> Remote:
-    return Remote(names.parse(f"{host}/me/m:v1"), insecure)
-
-
-async def data() -> AsyncGenerator[bytes, None]:
-    yield DATA
+from registry_servers import DATA, DIGEST, data, remote, serving
 
 
 async def test_an_upload_that_nobody_reads(registry: RegistryClient) -> None:
@@ -165,12 +132,12 @@ async def test_an_upload_of_unknown_state(registry: RegistryClient, said: str) -
             await registry.arrived(remote(host), f"http://{host}/upload")
 
 
-async def test_the_end_of_an_upload(registry: RegistryClient) -> None:
+async def test_the_end_of_an_upload(registry: RegistryClient, limits: WireLimits) -> None:
     seen: list[str] = []
 
     async def handler(request: web.Request) -> web.Response:
         seen.append(request.path_qs)
-        await asyncio.sleep(LIMITS.stall_s * 2)  # a registry reads all of it again before it answers
+        await asyncio.sleep(limits.stall_s * 2)  # a registry reads all of it again before it answers
         return web.Response(status=201)
 
     async with serving(handler) as host:
