@@ -13,7 +13,7 @@ help: ## what each target does
 run: $(VENV)/.ready-run ## start the demo: three nodes on loopback, an answer, an endpoint (ARGS=--once: end after the answer)
 	@$(BIN)/ollamamax demo $(ARGS)
 
-test: $(VENV)/.ready-dev ## run all tests (ARGS="-k name" to choose)
+test: $(VENV)/.ready-dev $(VENV)/.ready-etcd ## run all tests (ARGS="-k name" to choose)
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.ready-dev ## lint, types, layers, and every branch of core reached by its own tests
@@ -32,6 +32,7 @@ bench: $(VENV)/.ready-dev ## measure; prints ratios against baselines in the sam
 	$(BIN)/python bench/peers.py
 	$(BIN)/python bench/mesh.py
 	$(BIN)/python bench/registry.py
+	$(BIN)/python bench/placement.py
 
 lock: $(VENV)/.ready-dev ## renew the lock files from pyproject.toml
 	$(PIP) install --quiet uv
@@ -68,3 +69,8 @@ $(VENV)/.ready-run: requirements.lock pyproject.toml | $(BIN)/python
 $(VENV)/.ready-dev: requirements-dev.lock $(VENV)/.ready-run
 	@$(PIP) install --quiet --require-hashes -r requirements-dev.lock
 	@touch $@
+
+# Tests of a replicated state need etcd. It is unpacked, not installed: no service of it is started, and root is not needed.
+$(VENV)/.ready-etcd: | $(BIN)/python
+	@if command -v etcd >/dev/null || { command -v apt-get >/dev/null && sh tools/get_etcd.sh $(VENV)/etcd; }; then touch $@; \
+		else echo "There is no etcd here, so tests with it are skipped: brew install etcd, or put it on PATH"; fi

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,8 +81,11 @@ def lose_the_holder(cluster: Cluster, figures: Figures) -> None:
     holder, *others = cluster.nodes
     now_s = time.perf_counter()
     holder.kill()
-    figures.take("the holder is killed: an answer asked for at once", None, lambda: is_answered(others[0]), now_s)
-    figures.take("the holder is killed: both others say so", 2, lambda: not any(map(has_holder, others)), now_s)
+    with ThreadPoolExecutor(1) as pool:
+        what = "the holder is killed: an answer asked for at once"
+        asking = pool.submit(figures.take, what, None, lambda: is_answered(others[0]), now_s)
+        figures.take("the holder is killed: both others say so", 2, lambda: not any(map(has_holder, others)), now_s)
+        asking.result()
     holder.start()
     figures.take("it returns: a change is taken, from its own /readyz", None, lambda: takes_change(others[0]))
     see_each_other(cluster.nodes)

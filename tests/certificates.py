@@ -1,6 +1,7 @@
 """A certificate authority of a test's own."""
 
 import datetime
+import ipaddress
 from pathlib import Path
 
 from cryptography import x509
@@ -26,11 +27,14 @@ class Authority:
         self.path = folder / "authority.pem"
         self.path.write_bytes(certificate.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str) -> tuple[Path, Path]:
-        """Certificate and key of that DNS name, for servers and clients."""
+    def issue(self, name: str, *addresses: str) -> tuple[Path, Path]:
+        """Certificate and key of that DNS name and those IP addresses, for servers and clients."""
         key = ec.generate_private_key(ec.SECP256R1())
         made = builder(_name(name), self._name, key).add_extension(
-            x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False
+            x509.SubjectAlternativeName(
+                [x509.DNSName(name), *(x509.IPAddress(ipaddress.ip_address(one)) for one in addresses)]
+            ),
+            critical=False,
         )
         certificate, secret = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         certificate.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))

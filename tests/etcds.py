@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -38,10 +38,6 @@ def etcd_path() -> str:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
-
-
-def program() -> EtcdProgram:
-    return EtcdProgram(etcd_path(), "")
 
 
 def free_ports(count: int) -> list[int]:
@@ -85,12 +81,13 @@ def access(*members: EtcdSpec) -> EtcdAccess:
 
 
 @asynccontextmanager
-async def running(*members: EtcdSpec, first_pause_s: float = 0.2) -> AsyncGenerator[list[Child], None]:
-    """Them, all ready."""
+async def running(*members: EtcdSpec, first_pause_s: float = 0.2, path: str = "") -> AsyncGenerator[list[Child], None]:
+    """Them, all ready. path: of another program than etcd itself."""
+    program = EtcdProgram(path or etcd_path(), "")
     children: list[Child] = []
     try:
         for spec in members:
-            children.append(await Child.start(program(), spec, first_pause_s=first_pause_s))
+            children.append(await Child.start(program, spec, first_pause_s=first_pause_s))
         for child in children:
             await child.ready(LIMIT_MS)
         yield children
@@ -150,7 +147,3 @@ def _end(process: "subprocess.Popen[bytes]", folder: Path) -> None:
     process.stdin.close()
     process.wait(30)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def names(members: Sequence[EtcdSpec]) -> list[str]:
-    return [member.name for member in members]

@@ -23,6 +23,11 @@ def tmpfs(path: Path, size_bytes: int = SMALL_BYTES) -> Generator[Path, None, No
         subprocess.run(["umount", str(path)], check=True)
 
 
+def grow(path: Path, size_bytes: int) -> None:
+    """Make room in the tmpfs."""
+    _mount("-o", f"remount,size={size_bytes}", str(path))
+
+
 def make_read_only(path: Path) -> None:
     """From now on nothing in the tmpfs can be written, not even by root."""
     _mount("-o", "remount,ro", str(path))

@@ -102,7 +102,10 @@ async def pieces(data: bytes) -> AsyncIterator[bytes]:
 
 
 class Store(RuleBasedStateMachine):
-    """names: manifests by the name's key, with the casing that came first.  blobs: digests."""
+    """names: manifests by the name's key, with the casing that came first.  blobs: digests.
+
+    casings: of names whose writing or removal was cut short: their empty directories may stand, and give the casing.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,6 +114,7 @@ class Store(RuleBasedStateMachine):
         self.store = OllamaStore(self.root)
         self.names: dict[str, tuple[str, bytes]] = {}
         self.blobs: set[str] = set()
+        self.casings: set[str] = set()
 
     def teardown(self) -> None:
         self.runner.close()
@@ -151,12 +155,19 @@ class Store(RuleBasedStateMachine):
         parsed = names.parse(name)
         is_done = self.do(lambda: self.store.put_manifest(parsed, data), kill)
         casing = self.names.get(parsed.key, (parsed.short,))[0]
+        if parsed.key not in self.names:
+            found = self.seen()[0].get(parsed.key, (casing,))[0]
+            casing = found if found in self.casings else casing
+        if not is_done:
+            self.casings.add(casing)
         self.settle(is_done, {**self.names, parsed.key: (casing, data)}, self.blobs)
 
     @rule(name=NAMES, kill=KILLS)
     def delete_manifest(self, name: str, kill: int | None) -> None:
         parsed = names.parse(name)
         is_done = self.do(lambda: self.store.delete_manifest(parsed), kill)
+        if not is_done:
+            self.casings.update(casing for key, (casing, _) in self.names.items() if key == parsed.key)
         self.settle(is_done, {key: value for key, value in self.names.items() if key != parsed.key}, self.blobs)
 
     @rule(digest=BLOBS, whole=st.booleans(), kill=KILLS)

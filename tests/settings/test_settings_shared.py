@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ollamamax.core.errors import SettingsError
-from ollamamax.core.types import ClusterSettings
+from ollamamax.core.types import ClusterSettings, SettingView
 from ollamamax.settings import Loaded, load, shared
 
 ME, OTHER = "a" * 16, "b" * 16
@@ -74,10 +74,12 @@ def test_what_can_be_set_can_be_unset() -> None:
 
 
 def test_a_setting_is_shown_in_a_form_that_json_has(tmp_path: Path) -> None:
-    rows = shared.shown(own(tmp_path, **{"peer.ca_passphrase": "hush", "listen.origins": "http://a,http://b"}))
-    assert rows["home"] == (str(tmp_path), "flag --home")
-    assert rows["listen.origins"][0] == ["http://a", "http://b"]
-    assert rows["peer.ca_passphrase"] == ("***", "flag --set peer.ca_passphrase")
+    mine = own(tmp_path, **{"peer.ca_passphrase": "hush", "listen.origins": "http://a,http://b"})
+    rows = shared.shown(mine.sources)
+    assert rows["home"] == SettingView(value=str(tmp_path), source="flag --home", applies="local")
+    assert (rows["listen.origins"].value, rows["listen.origins"].applies) == (["http://a", "http://b"], "live")
+    secret = rows["peer.ca_passphrase"]
+    assert (secret.value, secret.source) == ("***", "flag --set peer.ca_passphrase")
 
 
 def test_the_cluster_can_not_set_what_a_node_needs_to_find_it() -> None:

@@ -1,4 +1,4 @@
-"""The admin API: engines, nodes, tokens, events, why a request goes where. OpenAPI at /openapi.json and /docs."""
+"""The admin API: engines, nodes, tokens, settings, events, routes of requests. OpenAPI at /openapi.json and /docs."""
 
 from typing import Any, Final
 
@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from ollamamax.api.admin_call import context_of
+from ollamamax.api.admin_config import add_config
 from ollamamax.api.admin_docs import docs_page
 from ollamamax.api.admin_engines import add_engines
 from ollamamax.api.admin_events import add_events
@@ -38,7 +39,7 @@ def build_admin(services: Services) -> FastAPI:
         title="OllamaMax admin API", version=services.version, docs_url=None, redoc_url=None, responses=_REFUSALS
     )
     _add_error_forms(app)
-    for add in (add_facts, add_cluster, add_nodes, add_tokens, add_events, add_engines):
+    for add in (add_facts, add_cluster, add_nodes, add_tokens, add_config, add_events, add_engines):
         add(app, services)
 
     @app.get("/docs", include_in_schema=False)

@@ -3,7 +3,7 @@
 from starlette.requests import Request
 
 from ollamamax.api.call import Call
-from ollamamax.api.ports import Cluster, Services
+from ollamamax.api.ports import Cluster, Services, SharedSettings
 from ollamamax.core.errors import Conflict
 from ollamamax.core.types import RequestContext
 
@@ -26,3 +26,10 @@ def cluster_of(services: Services) -> Cluster:
     if services.cluster is None:
         raise Conflict(_ALONE)
     return services.cluster
+
+
+def shared_of(services: Services) -> SharedSettings:
+    """Raises: Conflict where the node stays alone."""
+    if services.shared is None:
+        raise Conflict(_ALONE)
+    return services.shared

@@ -4,6 +4,7 @@ import logging
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 from starlette.routing import Mount, Route, Router
 from starlette.types import Receive, Scope, Send
 
@@ -12,7 +13,17 @@ from ollamamax.api.admin import LazyAdmin
 from ollamamax.api.call import TEXT, Call
 from ollamamax.api.errors import anthropic_form, openai_form
 from ollamamax.api.origins import OriginGuard
-from ollamamax.api.ports import ApiConfig, Cluster, Fleet, Gateway, Library, Readiness, Services
+from ollamamax.api.ports import (
+    ApiConfig,
+    Cluster,
+    Fleet,
+    Gateway,
+    Library,
+    OwnSettings,
+    Readiness,
+    Services,
+    SharedSettings,
+)
 from ollamamax.api.resource import Resource
 from ollamamax.core.dialects.framing import Stamp
 from ollamamax.core.errors import OllamaMaxError
@@ -22,7 +33,7 @@ from ollamamax.services.patrol import Patrol
 _REDIRECT_GET: Final = 301
 _REDIRECT_OTHER: Final = 307
 ADMIN_PATH: Final = "/admin/v1"
-_ADMIN_METHODS: Final = ("GET", "HEAD", "POST", "PATCH", "DELETE")
+_ADMIN_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 class App:
@@ -31,9 +42,7 @@ class App:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._log = structlog.get_logger(__name__).bind()  # once: binding costs more than a line that is not written
-        self._tells_requests = self._log.is_enabled_for(logging.DEBUG)
-        config = services.config
-        self._guard = OriginGuard(config.origins, config.loopback, config.local_hosts)
+        self._guard = _guard(services.config)
         self._exact = {resource.route: resource for resource in _resources()}
         self._router = Router(
             [
@@ -61,7 +70,7 @@ class App:
             scope["call"] = call
             await self._router(scope, receive, send)
             del scope["call"]  # a cycle, which only the garbage collector would find
-        if self._tells_requests:
+        if self._log.is_enabled_for(logging.DEBUG):
             self._tell(call)
 
     def _tell(self, call: Call) -> None:
@@ -73,6 +82,11 @@ class App:
             ms=round(call.elapsed_ns() / 1e6, 3),
             request_id=call.request_id,
         )
+
+    def reconfigure(self, config: ApiConfig) -> None:
+        """Another configuration, for requests that come from now on."""
+        self._services = replace(self._services, config=config)
+        self._guard = _guard(config)
 
     def abort_all(self, reason: OllamaMaxError) -> None:
         """End all answers that are being sent with that error."""
@@ -92,6 +106,10 @@ class App:
         await call.reply(status, headers=[(b"location", location)])
 
 
+def _guard(config: ApiConfig) -> OriginGuard:
+    return OriginGuard(config.origins, config.loopback, config.local_hosts)
+
+
 def create_app(
     *,
     gateway: Gateway,
@@ -104,11 +122,13 @@ def create_app(
     readiness: Readiness,
     version: str,
     config: ApiConfig,
+    settings: OwnSettings,
     cluster: Cluster | None = None,
+    shared: SharedSettings | None = None,
 ) -> App:
     """The application over its services. version: dotted numbers, as clients parse it.
 
-    cluster: None where the node stays alone.
+    cluster, shared: None where the node stays alone.
     """
     return App(
         Services(
@@ -123,6 +143,8 @@ def create_app(
             cluster=cluster,
             version=version,
             config=config,
+            settings=settings,
+            shared=shared,
             stamp=Stamp(),
             started_ms=clock.now_ms(),
             live=set(),

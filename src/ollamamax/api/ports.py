@@ -11,6 +11,7 @@ from ollamamax.core.types import (
     AttachedEngine,
     ChatRequest,
     ClusterEvent,
+    ClusterSettings,
     ClusterStatus,
     CreateRequest,
     EmbedRequest,
@@ -20,10 +21,13 @@ from ollamamax.core.types import (
     LoadedModel,
     ModelRecord,
     NewToken,
+    NodeSettings,
     NodeView,
     Options,
     Progress,
     RequestContext,
+    SettingDifference,
+    SettingsChange,
     TokenView,
     TransferRequest,
 )
@@ -190,6 +194,47 @@ class Cluster(Protocol):
         ...
 
 
+class OwnSettings(Protocol):
+    """This node's settings."""
+
+    def shown(self) -> NodeSettings:
+        """All of them, as they hold now."""
+        ...
+
+
+class SharedSettings(Protocol):
+    """The settings that the cluster shares. node: a name or an id.  by: who asks, for people.
+
+    Writes raise BadRequest for what is no such setting or no such value, and StateUnavailable.
+    """
+
+    async def shown(self, node: str) -> NodeSettings:
+        """A node's. Raises: NodeNotFound, PeerError."""
+        ...
+
+    async def change(self, put: Mapping[str, str], drop: Sequence[str], node: str, by: str) -> SettingsChange:
+        """Set and unset; node: the only one that it is for, "" = all. Waits a few seconds for who is there.
+
+        Raises: NodeNotFound, Conflict while a member's program is too old.
+        """
+        ...
+
+    async def rollback(self, version: int, by: str) -> SettingsChange:
+        """As they were in that version; 0 = before anything was set. Raises: NotFound, Conflict."""
+        ...
+
+    def history(self) -> Sequence[ClusterSettings]:
+        """The versions that are kept, oldest first."""
+        ...
+
+    def difference(self, before: int | None, after: int | None) -> tuple[int, int, Sequence[SettingDifference]]:
+        """Between two versions, and which these are. after: None = the newest.  before: None = the one before that.
+
+        Raises: NotFound.
+        """
+        ...
+
+
 class Readiness(Protocol):
     """Whether this node wants requests."""
 
@@ -226,7 +271,7 @@ class ApiConfig(Struct, frozen=True, kw_only=True):
 class Services(Struct, frozen=True, kw_only=True):
     """All that handlers work with.
 
-    cluster: None where the node stays alone.  started_ms: monotonic, when the node began.
+    cluster, shared: None where the node stays alone.  started_ms: monotonic, when the node began.
     live: answers that are being sent; mutated by those who send them.  patrol: looks after the deadlines of all calls.
     """
 
@@ -241,6 +286,8 @@ class Services(Struct, frozen=True, kw_only=True):
     cluster: Cluster | None
     version: str
     config: ApiConfig
+    settings: OwnSettings
+    shared: SharedSettings | None
     stamp: Stamp
     started_ms: float
     live: set[Abortable]

@@ -91,9 +91,13 @@ class Client:
         """The decoded answer."""
         return self._decoded(self._send("PATCH", path, body))
 
-    def delete(self, path: str, body: Mapping[str, Any] | None = None) -> None:
-        """Succeeds or raises."""
-        self._send("DELETE", path, body)
+    def put(self, path: str, body: Mapping[str, Any]) -> Any:
+        """The decoded answer."""
+        return self._decoded(self._send("PUT", path, body))
+
+    def delete(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The decoded answer, None if it is empty."""
+        return self._decoded(self._send("DELETE", path, body))
 
     def stream(self, path: str, body: Mapping[str, Any] | None = None) -> Generator[dict[str, Any], None, None]:
         """The objects of an NDJSON answer as they come; an error line raises. Close it to cancel the request.

@@ -30,6 +30,7 @@ from ollamamax.core.types import (
 )
 from ollamamax.core.types import FoundCluster as Found
 from ollamamax.main.config import membership_config
+from ollamamax.main.live_settings import LiveSettings
 from ollamamax.main.loops import Loops
 from ollamamax.main.papers import become_member, own_addresses
 from ollamamax.main.roots import Roots, Strings, founding, open_roots
@@ -50,6 +51,7 @@ from ollamamax.services.node_host import NodeHost
 from ollamamax.services.peer_engine import PeerEngine
 from ollamamax.services.peer_members import PeerMembers
 from ollamamax.services.renewal import Renewal
+from ollamamax.services.shared_settings import SharedSettings
 from ollamamax.services.standing import Standing
 from ollamamax.services.state_host import StateHost
 from ollamamax.services.transfer import Transfer, TransferHost
@@ -73,13 +75,17 @@ class NodeParts(Struct, frozen=True, kw_only=True):
 
 
 class ClusterPart:
-    """Made by open(); enter() connects it to the rest of the node. cluster, models: what the API talks to, then."""
+    """Made by open(); enter() connects it to the rest of the node. cluster, models, shared: what the API talks to."""
 
     cluster: Cluster
+    shared: SharedSettings
     models: ClusterModels
 
-    def __init__(self, settings: Settings, roots: Roots, strings: Strings, clock: Clock, dice: Dice) -> None:
+    def __init__(
+        self, settings: Settings, live: LiveSettings, roots: Roots, strings: Strings, clock: Clock, dice: Dice
+    ) -> None:
         self._settings = settings
+        self._live = live
         self._roots = roots
         self._strings = strings
         self._clock = clock
@@ -93,10 +99,17 @@ class ClusterPart:
         self._port = settings.peer.port or free_pair(settings.peer.host)
 
     @classmethod
-    async def open(cls, settings: Settings, clock: Clock, dice: Dice, stack: AsyncExitStack) -> "ClusterPart":
-        """Its roots. Raises: StoreError, StateError, CertificateRefused."""
+    async def open(
+        cls, settings: Settings, live: LiveSettings, clock: Clock, dice: Dice, stack: AsyncExitStack
+    ) -> "ClusterPart":
+        """Its roots; what the cluster says of settings, as far as it is known now, is in `live` then.
+
+        settings: the machine's own.  Raises: StoreError, StateError, CertificateRefused.
+        """
         strings = Strings()
-        return cls(settings, await open_roots(settings, clock, dice, strings, stack), strings, clock, dice)
+        roots = await open_roots(settings, clock, dice, strings, stack)
+        live.begin(roots.replica.catalog.settings, roots.me.node_id)
+        return cls(settings, live, roots, strings, clock, dice)
 
     @property
     def name(self) -> str:
@@ -107,6 +120,12 @@ class ClusterPart:
     def entry(self, key: str) -> ModelEntry | None:
         """What the cluster knows of a model key."""
         return self.replica.catalog.models.get(key)
+
+    def follow_settings(self) -> None:
+        """Take over what the cluster says of settings from now on; all parts that heed them are there."""
+        self._live.watch(self._sheet.touch)
+        self.replica.watch(lambda old, new: self._live.take(new.settings))
+        self._live.take(self.replica.catalog.settings)
 
     def begin_drain(self) -> None:
         """Tell the others."""
@@ -202,6 +221,17 @@ class ClusterPart:
         self._sheet = FactSheet(facts, mesh, self._clock)
         self._membership.when_heard(self._sheet.retell)
         node.fleet.watch_own(self._sheet.touch)
+        self._live.name = lambda: self.name
+        self.shared = SharedSettings(
+            self._me.node_id,
+            self._live,
+            self.replica,
+            self._roots.control,
+            self._membership,
+            self._link,
+            self._record,
+            self._clock,
+        )
         self._peers = PeerMembers(node.fleet, self._membership, self._peer_engine, self._own_record)
         self._transfer = Transfer(
             node.store, self._link, self._clock, self.entry, self._holders, node.fleet.local_changed
@@ -230,6 +260,7 @@ class ClusterPart:
             ).methods(),
             TransferHost(node.store).methods(),
             self.models.methods(),
+            self.shared.methods(),
             self._sheet.methods(),
             self._host.methods(),
         ]
@@ -291,6 +322,7 @@ class ClusterPart:
             revision=self.replica.catalog.revision,
             draining=self._node.is_draining(),
             queued=self._node.gateway.load()[0],
+            settings_version=self._live.version,
         )
 
     def _addresses(self) -> tuple[str, ...]:

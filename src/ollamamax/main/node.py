@@ -21,7 +21,7 @@ from ollamamax.adapters.storage.builtin_model import BuiltinModel
 from ollamamax.adapters.storage.ollama_store import OllamaStore
 from ollamamax.adapters.system.clock import SystemClock, SystemDice
 from ollamamax.adapters.system.machine import SystemMachine
-from ollamamax.adapters.telemetry.logs import LogAudit
+from ollamamax.adapters.telemetry.logs import LogAudit, configure, set_level
 from ollamamax.adapters.telemetry.metrics import PrometheusMeter
 from ollamamax.api.app import App, create_app
 from ollamamax.api.readiness import NodeReadiness, Phase
@@ -32,6 +32,7 @@ from ollamamax.core.resilience.retry_budget import RetryBudget
 from ollamamax.core.routing.predict import RoutingConfig
 from ollamamax.main.cluster import ClusterPart, NodeParts
 from ollamamax.main.config import agent_config, api_config, dispatch_config, fleet_config, retry_config
+from ollamamax.main.live_settings import LiveSettings
 from ollamamax.main.loops import Loops
 from ollamamax.ports import Clock, Dice, Meter
 from ollamamax.services.agent import LocalAgent
@@ -41,29 +42,35 @@ from ollamamax.services.gateway import Gateway
 from ollamamax.services.library import Library
 from ollamamax.services.router import Router
 from ollamamax.services.waiting import WaitingRoom
-from ollamamax.settings import Settings
+from ollamamax.settings import Loaded, Settings
 
 _LOG: Final = structlog.get_logger("node")
 _TINY: Final = Path(__file__).parent.parent / "data" / "tiny" / "tiny.gguf"
 
 
 @asynccontextmanager
-async def node(settings: Settings, start_anew: Callable[[], None]) -> AsyncGenerator[Listener, None]:
+async def node(own: Loaded, start_anew: Callable[[], None]) -> AsyncGenerator[Listener, None]:
     """A serving node; on leaving it drains, then stops engines, connections and exporters.
 
+    own: what the machine says of its settings; the cluster's come below them.
     start_anew: called when the node has joined another cluster, in which it is to live from then on.
     """
     clock, dice = SystemClock(), SystemDice()
     async with AsyncExitStack() as stack:
+        live = LiveSettings(own)
+        part = None
+        if own.settings.peer.is_on:
+            part = await ClusterPart.open(own.settings, live, clock, dice, stack)
+        settings = live.settings
+        configure(settings.log.level, json=settings.log.format == "json")
         meter = _meter(settings, clock, stack)
         store = OllamaStore(settings.models)
         library = _library(settings, store, clock, dice, stack)
         await _prepare_store(settings, store, library, clock)
-        part = await ClusterPart.open(settings, clock, dice, stack) if settings.peer.is_on else None
         machine = SystemMachine()
         agent = LocalAgent(library, LlamaCppLauncher(clock, dice), machine, clock, dice, meter, agent_config(settings))
         fleet = await _fleet(settings, agent, part, clock, dice, stack)
-        gateway = _gateway(settings, fleet, part, meter, clock)
+        gateway = _gateway(live, fleet, part, meter, clock)
         drains = [gateway.begin_drain, fleet.begin_drain, library.begin_drain]
         drains += [part.begin_drain] if part is not None else []
         readiness = NodeReadiness(store.manifests, drains)
@@ -80,21 +87,46 @@ async def node(settings: Settings, start_anew: Callable[[], None]) -> AsyncGener
                 is_draining=lambda: readiness.phase is Phase.DRAINING,
             )
             await part.enter(node_parts, loops, stack, start_anew)
-        app = create_app(
-            gateway=gateway,
-            library=library if part is None else part.models,
-            fleet=fleet,
-            meter=meter,
-            clock=clock,
-            dice=dice,
-            verifier=AnonymousVerifier(),
-            readiness=readiness,
-            cluster=None if part is None else part.cluster,
-            version=__version__,
-            config=api_config(settings),
-        )
+        app = _app(live, part, gateway, library, fleet, meter, clock, dice, readiness)
+        live.connect(agent_config, agent.reconfigure)
+        live.connect(fleet_config, fleet.reconfigure)
+        live.connect(lambda now: not now.engine.noprune, library.reconfigure)
+        live.connect(lambda now: now.log.level, set_level)
+        if part is not None:
+            part.follow_settings()
         async with _listening(settings, app, readiness) as listener:
             yield listener
+
+
+def _app(
+    live: LiveSettings,
+    part: ClusterPart | None,
+    gateway: Gateway,
+    library: Library,
+    fleet: Fleet,
+    meter: Meter,
+    clock: Clock,
+    dice: Dice,
+    readiness: NodeReadiness,
+) -> App:
+    """What answers to clients."""
+    app = create_app(
+        gateway=gateway,
+        library=library if part is None else part.models,
+        fleet=fleet,
+        meter=meter,
+        clock=clock,
+        dice=dice,
+        verifier=AnonymousVerifier(),
+        readiness=readiness,
+        cluster=None if part is None else part.cluster,
+        version=__version__,
+        config=api_config(live.settings),
+        settings=live,
+        shared=None if part is None else part.shared,
+    )
+    live.connect(api_config, app.reconfigure)
+    return app
 
 
 @asynccontextmanager
@@ -161,12 +193,17 @@ async def _prepare_store(settings: Settings, store: OllamaStore, library: Librar
         _LOG.warning("the packaged model could not be put into the store", reason=str(error))
 
 
-def _gateway(settings: Settings, fleet: Fleet, part: ClusterPart | None, meter: Meter, clock: Clock) -> Gateway:
+def _gateway(live: LiveSettings, fleet: Fleet, part: ClusterPart | None, meter: Meter, clock: Clock) -> Gateway:
+    settings = live.settings
     router = Router(fleet, RoutingConfig())
-    room = WaitingRoom(router, Admission(settings.queue.max_queue), clock)
+    admission = Admission(settings.queue.max_queue)
+    room = WaitingRoom(router, admission, clock)
     budget = RetryBudget(retry_config(settings))
     ensure = None if part is None else part.ensure
     dispatcher = Dispatcher(router, budget, meter, clock, dispatch_config(settings), ensure)
+    live.connect(lambda now: now.queue.max_queue, admission.reconfigure)
+    live.connect(retry_config, budget.reconfigure)
+    live.connect(dispatch_config, dispatcher.reconfigure)
     return Gateway(router, room, dispatcher, LogAudit(), meter, clock)
 
 

@@ -34,7 +34,7 @@ def run_node(loaded: Loaded, ready: Callable[[str], None] | None = None, exit_on
     configure(settings.log.level, json=settings.log.format == "json")
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            return runner.run(_run(settings, ready, exit_on_stdin_close))
+            return runner.run(_run(loaded, ready, exit_on_stdin_close))
     except BaseExceptionGroup as group:
         raise _first(group) from None
 
@@ -46,13 +46,13 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-async def _run(settings: Settings, ready: Callable[[str], None] | None, exit_on_stdin_close: bool) -> int:
-    stop = _stop_event(exit_on_stdin_close)
+async def _run(loaded: Loaded, ready: Callable[[str], None] | None, exit_on_stdin_close: bool) -> int:
+    stop, settings = _stop_event(exit_on_stdin_close), loaded.settings
     async with AsyncExitStack() as stack:
         lock_directories(settings, stack)
         while not stop.is_set():
             anew = asyncio.Event()
-            async with node(settings, anew.set) as listener:
+            async with node(loaded, anew.set) as listener:
                 if ready is not None:
                     ready(base_url(settings.listen.host, listener.port))
                     ready = None

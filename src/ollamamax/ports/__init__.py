@@ -7,6 +7,7 @@ from ollamamax.ports.cluster import (
     Identity,
     IdentityStore,
     JoinLink,
+    KeyRing,
     Mesh,
     MeshConfig,
     MeshEvent,
@@ -16,8 +17,9 @@ from ollamamax.ports.cluster import (
     PeerMethods,
     Scout,
     ScoutedNode,
+    SharedAuthority,
 )
-from ollamamax.ports.etcd import Etcd, EtcdMembers, EtcdProcess, EtcdStore
+from ollamamax.ports.etcd import Etcd, EtcdMembers, EtcdProcess, EtcdSeats, EtcdStore
 from ollamamax.ports.node import (
     AuditSink,
     BlobPart,
@@ -37,10 +39,11 @@ from ollamamax.ports.node import (
     TokenVerifier,
 )
 from ollamamax.ports.registry import Body, PartReply, Registry, Remote
-from ollamamax.ports.state import SnapshotFile, StateStore
+from ollamamax.ports.state import Backups, OwnStates, SnapshotFile, StateStore
 
 __all__ = [
     "AuditSink",
+    "Backups",
     "BlobPart",
     "BlobStore",
     "Body",
@@ -57,10 +60,12 @@ __all__ = [
     "Etcd",
     "EtcdMembers",
     "EtcdProcess",
+    "EtcdSeats",
     "EtcdStore",
     "Identity",
     "IdentityStore",
     "JoinLink",
+    "KeyRing",
     "MachineProbe",
     "Mesh",
     "MeshConfig",
@@ -68,6 +73,7 @@ __all__ = [
     "MeshRole",
     "Meter",
     "NodeKeys",
+    "OwnStates",
     "PartReply",
     "PartedBlob",
     "PeerLink",
@@ -77,6 +83,7 @@ __all__ = [
     "RunningEngine",
     "Scout",
     "ScoutedNode",
+    "SharedAuthority",
     "SnapshotFile",
     "StateStore",
     "StoredManifest",

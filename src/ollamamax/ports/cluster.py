@@ -1,6 +1,6 @@
 """What a node needs of the other nodes: their links, their soft state, and papers to be believed by them."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -194,6 +194,37 @@ class CertificateAuthority(Protocol):
         """A node's certificate (PEM) for a signing request (PEM): CN = node id, O = cluster id.
 
         Raises: BadRequest for a request that can't be read, or isn't signed by its own key.
+        """
+        ...
+
+
+class SharedAuthority(CertificateAuthority, Protocol):
+    """One whose key other nodes may get, so that they sign, too."""
+
+    def sign_etcd(self, hosts: Sequence[str], now_ns: int) -> tuple[bytes, bytes]:
+        """A new key and a certificate (PEM) for this machine's etcd. hosts: names and addresses it is reached by.
+
+        Raises: CertificateRefused when the authority itself has expired.
+        """
+        ...
+
+    def export(self) -> bytes:
+        """The key itself (PEM, in the clear)."""
+        ...
+
+
+class KeyRing(Protocol):
+    """The authority's key, as far as this node has it."""
+
+    @property
+    def authority(self) -> SharedAuthority | None:
+        """None where others have the key."""
+        ...
+
+    def take(self, key: bytes, certificate: bytes) -> None:
+        """Keep what another node shares (PEM). Syncs files: call it in a thread.
+
+        Raises: StoreError if they do not belong together, or are not of this cluster; DiskFull, StoreReadOnly.
         """
         ...
 

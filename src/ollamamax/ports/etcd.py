@@ -1,8 +1,9 @@
 """etcd as the home of the state: run as a child of this node, looked after, and reached as a StateStore."""
 
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from ollamamax.core.types import EtcdAccess, EtcdAlarm, EtcdMember, EtcdProgram, EtcdSpec, EtcdStatus
+from ollamamax.core.types import EtcdAccess, EtcdAlarm, EtcdMember, EtcdProgram, EtcdSpec, EtcdStatus, Seat
 from ollamamax.ports.state import StateStore
 
 
@@ -116,4 +117,42 @@ class Etcd(Protocol):
 
     async def store(self, access: EtcdAccess, cluster_id: str) -> EtcdStore:
         """The state of a cluster, kept there."""
+        ...
+
+
+class EtcdSeats(Protocol):
+    """What this node keeps on disk for its members of etcd, by the generation of the home that each began with.
+
+    All methods may raise DiskFull, StoreReadOnly, StoreError.
+    """
+
+    async def all(self) -> Mapping[int, Seat]:
+        """What keep() got last, of each."""
+        ...
+
+    async def keep(self, generation: int, seat: Seat) -> None:
+        """Remember it, durably. Data of an earlier member that was never remembered are removed."""
+        ...
+
+    async def remove(self, generation: int) -> None:
+        """Forget it, its data and its papers. Idempotent."""
+        ...
+
+    async def certify(self, generation: int, ca: bytes, now_ns: int, issue: Callable[[], tuple[bytes, bytes]]) -> bool:
+        """Have papers: anew (key and certificate from `issue`) if there are none, or half of their life is over.
+
+        Returns: whether they are new ones. Raises: what `issue` raises.
+        """
+        ...
+
+    def access(self, generation: int, endpoint: str) -> EtcdAccess:
+        """How its own member is reached."""
+        ...
+
+    def spec(self, generation: int, seat: Seat, spec: EtcdSpec) -> EtcdSpec:
+        """The same with this generation's directory and papers. Raises: StoreError if its data are gone."""
+        ...
+
+    async def free_bytes(self) -> int:
+        """What the disk has room for."""
         ...

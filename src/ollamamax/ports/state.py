@@ -67,3 +67,48 @@ class SnapshotFile(Protocol):
     async def save(self, state: StateRange) -> None:
         """Replace it, durably. Raises: DiskFull, StoreError; then the former one stands."""
         ...
+
+
+class OwnStates(Protocol):
+    """The states that this node keeps itself, each as of the move that brought it here.
+
+    All methods may raise StoreInUse, StateCorrupt, StateTooNew, StateError, DiskFull, StoreReadOnly, StoreError.
+    """
+
+    async def find(self, make: bool) -> StateStore | None:
+        """The newest one that says of itself that it is the cluster's home; None if there is none.
+
+        make: an empty one where there is none, for a cluster that is being founded.
+        """
+        ...
+
+    async def begin(self, generation: int, after_revision: int) -> StateStore:
+        """A new, empty one whose revisions are all > `after_revision`; what was begun for that generation is gone."""
+        ...
+
+    async def reopen(self, generation: int) -> StateStore | None:
+        """What begin() made; None if there is none."""
+        ...
+
+    async def discard(self, generation: int) -> None:
+        """Remove what begin() made. Idempotent; nobody has it open."""
+        ...
+
+
+class Backups(Protocol):
+    """Copies of the state on this node's disk, the newest ones of them.
+
+    All methods may raise DiskFull, StoreReadOnly, StoreError.
+    """
+
+    async def add(self, state: StateRange, at_ns: int) -> None:
+        """Keep one more; the oldest go."""
+        ...
+
+    async def last_ns(self) -> int:
+        """When the newest one was made; 0 = there is none."""
+        ...
+
+    def encode(self, state: StateRange) -> bytes:
+        """As the file of a copy has it."""
+        ...

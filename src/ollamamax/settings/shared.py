@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from ollamamax.core.errors import SettingsError
-from ollamamax.core.types import ClusterSettings
+from ollamamax.core.types import ClusterSettings, SettingView
 from ollamamax.settings.knobs import HIDDEN, as_text
 from ollamamax.settings.load import Loaded, Source, checked_value, unknown_key
 from ollamamax.settings.tree import Settings, knobs
@@ -64,9 +64,13 @@ def differences(before: Loaded, after: Loaded) -> dict[str, str]:
     }
 
 
-def shown(loaded: Loaded) -> dict[str, tuple[Any, str]]:
-    """key -> (value as JSON has it, origin); of a secret only that there is one."""
-    return {key: (plain(key, source.value), source.origin) for key, source in loaded.sources.items()}
+def shown(sources: Mapping[str, Source]) -> dict[str, SettingView]:
+    """Each setting for people, by key; of a secret only that there is one."""
+    known = knobs()
+    return {
+        key: SettingView(value=plain(key, source.value), source=source.origin, applies=known[key].applies)
+        for key, source in sources.items()
+    }
 
 
 def plain(key: str, value: Any) -> Any:

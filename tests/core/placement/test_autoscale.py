@@ -1,5 +1,7 @@
 """Extra replicas: they come while requests wait, go when they were idle, and do neither under a steady load."""
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,7 +122,7 @@ def test_a_placement_that_is_gone_is_forgotten() -> None:
     assert cluster.scaler.step({"x": cluster.placement}, {"x": assignment}, {}, cluster.now_ms) == {}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 3),
     st.integers(0, 6),
@@ -136,7 +138,7 @@ def test_it_keeps_its_bounds_and_a_steady_load_brings_it_to_rest(
     for one in restless:
         assert 0 <= cluster.step(one, seconds) <= max(0, most - replicas)
     seen = [cluster.step(load, seconds) for _ in range(int(8 * IDLE_MS / 1000 / seconds) + 60)]
-    turns = [after - before for before, after in zip(seen, seen[1:], strict=False) if after != before]
+    turns = [after - before for before, after in pairwise(seen) if after != before]
     assert not turns or max(turns) * min(turns) > 0, "once it shrinks or grows, it never turns round"
     settled = seen[-1]
     assert {cluster.step(load, seconds) for _ in range(int(3 * IDLE_MS / 1000 / seconds))} == {settled}

@@ -182,7 +182,7 @@ INSTANCES = st.lists(
 WHATEVER = st.sampled_from(["done", "begun", "failed", "crash before", "crash after"])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.dictionaries(st.sampled_from(KEYS), st.integers(0, 3)),
     st.sets(st.sampled_from(KEYS)),
@@ -195,8 +195,6 @@ def test_it_converges_from_any_state_through_crashes_anywhere(
 ) -> None:
     node, keeper, now_ms = Node(has, instances), Keeper(), 0.0
     for what in [*happens, *["done"] * 40]:
-        if not happens:
-            held = set()
         before = node.counts()
         ready = {key: sum(one.key == key and one.phase is READY for one in node.instances.values()) for key in KEYS}
         action = keeper.step(desired, node.actual(), now_ms, held)

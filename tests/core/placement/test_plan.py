@@ -329,7 +329,7 @@ def test_many_nodes_are_searched_less_but_one_move_is_found() -> None:
 
 
 def test_nothing_is_searched_for_ever() -> None:
-    """Many models of many sizes on few nodes, all full: it ends, and nobody has too much."""
+    """Many models of many sizes on few nodes, all full: it ends, nobody has too much, and it comes to rest."""
     placements = {f"m{n}": asked(f"m{n}", 3, n) for n in range(60)}
     models = [need(f"m{n}", 3 + n * 7 % 11) for n in range(60)]
     world = World(placements, [node(name, 30 + 3 * n) for n, name in enumerate("abcdefgh")], models)
@@ -338,3 +338,35 @@ def test_nothing_is_searched_for_ever() -> None:
     for one in world.nodes:
         assert sum(sizes[k] * a.nodes.get(one.node_id, 0) for k, a in made.assignments.items()) <= one.total_bytes
     assert any(assignment.missing for assignment in made.assignments.values())
+    world.settle()
+
+
+def test_no_more_go_than_must() -> None:
+    world = cluster("a", asked("x", 2, 5))
+    world.settle()
+    assert world.where("x") == {"a": 2}
+    world.placements["w"], world.models = asked("w", 1, 1), [*world.models, need("w", 5)]
+    made = world.agree()
+    assert (world.where("w"), world.where("x")) == ({"a": 1}, {"a": 1})
+    assert made.assignments["x"].missing == 1
+
+
+def test_who_is_served_first_moves_and_who_is_served_last_goes_to_make_room() -> None:
+    world = World(
+        {"w": asked("w", 1, 0), "x": asked("x", 1, 1), "y": asked("y", 1, 2)},
+        [node("a", 8), node("b", 4)],
+        [need("w", 4), need("x", 8), need("y", 4)],
+        {"w": assigned("w", {"a": 1}), "y": assigned("y", {"b": 1})},
+    )
+    world.agree()
+    assert (world.where("w"), world.where("x"), world.where("y")) == ({"b": 1}, {"a": 1}, {})
+
+
+def test_an_extra_replica_is_replaced_when_its_node_is_lost() -> None:
+    world = cluster("abc", asked("x", 1, 0, max_replicas=2))
+    world.extra = {"x": 1}
+    world.settle()
+    assert world.where("x") == {"a": 1, "b": 1}
+    world.change("b", availability=Availability.GONE)
+    world.settle()
+    assert world.where("x") == {"a": 1, "c": 1}

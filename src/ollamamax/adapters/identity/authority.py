@@ -169,6 +169,28 @@ class FileAuthority:
         return leaf.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
 
 
+class FileKeyRing:
+    """A KeyRing over `directory`. authority: what lies there already.  ca: the cluster's authority (PEM)."""
+
+    def __init__(self, directory: Path, ca: bytes, passphrase: str | None, authority: FileAuthority | None) -> None:
+        self._directory = directory
+        self._ca = ca
+        self._passphrase = passphrase
+        self._authority = authority
+
+    @property
+    def authority(self) -> FileAuthority | None:
+        """None where others have the key."""
+        return self._authority
+
+    def take(self, key: bytes, certificate: bytes) -> None:
+        """Keep what another node shares. Raises: StoreError, DiskFull, StoreReadOnly."""
+        if papers.certificate_facts(certificate).key_hash != papers.certificate_facts(self._ca).key_hash:
+            raise StoreError("the authority's key that was sent is another cluster's: nothing was kept")
+        if self._authority is None:
+            self._authority = FileAuthority.take(self._directory, key, certificate, self._passphrase)
+
+
 def etcd_name(cluster_id: str) -> str:
     """The common name of the certificates of a cluster's etcd members: the only one that they accept of each other."""
     return f"etcd.{cluster_id}"

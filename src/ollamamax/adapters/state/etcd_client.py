@@ -30,6 +30,7 @@ class EtcdClient:
         self._timeout_s = timeout_ms / 1000.0
         self._turn = 0
         self._channels: dict[str, Any] = {}
+        self._retired: Any = None
         self._is_closed = False
 
     @classmethod
@@ -87,7 +88,9 @@ class EtcdClient:
         if endpoint == self.endpoint:
             self._turn += 1
         if isinstance(failure, CertificateRefused) and (channel := self._channels.pop(endpoint, None)) is not None:
-            await channel.close()
+            former, self._retired = self._retired, channel  # who waits on it just now hears the same
+            if former is not None:
+                await former.close()
 
     def translated(self, error: BaseException, endpoint: str) -> OllamaMaxError | None:
         """The error for what a stream or a call raised; None if it is none of etcd's (a cancellation from outside)."""
@@ -107,6 +110,8 @@ class EtcdClient:
         while self._channels:
             _, channel = self._channels.popitem()
             await channel.close()
+        if self._retired is not None:
+            await self._retired.close()
 
     async def _try(self, ask: Callable[[Any, float], Any], may_repeat: bool, limit_s: float) -> Any:
         loop = asyncio.get_running_loop()

@@ -78,8 +78,10 @@ class Members:
     async def disarm(self) -> None:
         """End all NOSPACE alarms."""
         pb = self._client.pb
-        request = pb.AlarmRequest(action=pb.AlarmRequest.DEACTIVATE, alarm=pb.NOSPACE)
-        await self._ask("Maintenance", "Alarm", request, may_repeat=True)
+        for alarm in await self.alarms():
+            if alarm.kind == "NOSPACE":
+                request = pb.AlarmRequest(action=pb.AlarmRequest.DEACTIVATE, memberID=alarm.member_id, alarm=pb.NOSPACE)
+                await self._ask("Maintenance", "Alarm", request, may_repeat=True)
 
     async def compact(self, keep_revisions: int) -> None:
         """Forget older history; room in the files is made when it returns."""

@@ -101,7 +101,7 @@ class Child:
             self._trouble = await self._live(is_first)
             is_first = False
             if self._stopping.is_set():
-                return
+                break
             if loop.time() - begun_s > _LONG_S:
                 pause_s = self._first_pause_s
             self._log.ended(self._trouble, pause_s)

@@ -56,8 +56,12 @@ class StateSnapshotFile:
         )
 
     def _save(self, state: StateRange) -> None:
-        body = msgspec.msgpack.encode(state)
-        header = b"%s %d %s\n" % (_MAGIC, _VERSION, hashlib.sha256(body).hexdigest().encode())
-        data = header + body
+        data = encode(state)
         with explained(self._path, len(data)):
             write_file(self._path, data, SECRET_MODE)
+
+
+def encode(state: StateRange) -> bytes:
+    """What the file holds."""
+    body = msgspec.msgpack.encode(state)
+    return b"%s %d %s\n" % (_MAGIC, _VERSION, hashlib.sha256(body).hexdigest().encode()) + body

@@ -8,13 +8,12 @@ import structlog
 
 from ollamamax.core.types import Principal
 
+_Logger: Any = type("Logger", (structlog.make_filtering_bound_logger(logging.DEBUG),), {})
+"""The class of all our loggers: they are made once, and set_level() changes what they all do."""
+
 
 def configure(level: str, json: bool) -> None:
-    """Route structlog and the standard library's logging to stderr in one form.
-
-    level: "debug", "info", "warning" or "error". Below it, calls cost next to nothing (filtered at bind time).
-    """
-    number = logging.getLevelNamesMapping()[level.upper()]
+    """Route structlog and the standard library's logging to stderr in one form. level: as of set_level()."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -23,7 +22,7 @@ def configure(level: str, json: bool) -> None:
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
+        wrapper_class=_Logger,
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
@@ -46,7 +45,19 @@ def configure(level: str, json: bool) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(number)
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Write lines of that level and above from now on: "debug", "info", "warning" or "error".
+
+    Below it, calls cost next to nothing: structlog's logger of a level does nothing there.
+    """
+    number = logging.getLevelNamesMapping()[level.upper()]
+    for name, method in vars(structlog.make_filtering_bound_logger(number)).items():
+        if not name.startswith("__"):
+            setattr(_Logger, name, method)
+    logging.getLogger().setLevel(number)
     for chatty in ("asyncio", "httpx", "opentelemetry"):
         logging.getLogger(chatty).setLevel(max(number, logging.WARNING))
 

@@ -61,7 +61,6 @@ def command(
         "listen.port": port,
         "listen.origins": origins,
         "listen.insecure_public": insecure_public or None,
-        "peer.node_name": name,
         "home": home,
         "models": models,
         "engine.keep_alive": keep_alive,
@@ -72,15 +71,17 @@ def command(
         "log.level": log_level,
         "log.format": log_format,
     }
-    raise typer.Exit(context.obj(Order(_all(flags, peer_listen, assignments or []), config, join, exit_on_stdin_close)))
+    raise typer.Exit(context.obj(Order(_all(flags, peer_listen, name, assignments), config, join, exit_on_stdin_close)))
 
 
-def _all(flags: dict[str, Any], peer: str | None, assignments: list[str]) -> dict[str, Any]:
+def _all(
+    flags: dict[str, Any], peer: str | None, node_name: str | None, assignments: list[str] | None
+) -> dict[str, Any]:
     """All that was said on the command line. Raises: SettingsError."""
     from ollamamax.settings import peer_listen
 
-    flags = flags | peer_listen(peer)
-    return flags | _assigned(assignments, flags)
+    flags = flags | peer_listen(peer) | {"peer.node_name": node_name}
+    return flags | _assigned(assignments or [], flags)
 
 
 def _assigned(assignments: list[str], flags: dict[str, Any]) -> dict[str, str]:

@@ -35,6 +35,7 @@ from ollamamax.core.types.cluster_views import (
 )
 from ollamamax.core.types.etcd import EtcdAccess, EtcdAlarm, EtcdMember, EtcdProgram, EtcdSpec, EtcdStatus
 from ollamamax.core.types.fleet import AttachedEngine, EngineFacts, EngineKind, EngineModel, FleetSnapshot
+from ollamamax.core.types.ha import HomeView, HostView, MemberReport, Seat
 from ollamamax.core.types.models import GgufFacts, LaunchSpec, LoadedModel, ModelDetails, ModelRecord, ResolvedModel
 from ollamamax.core.types.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, ModelName
 from ollamamax.core.types.placement import Assignment, ClusterSettings, Drain, Placement, StateHome
@@ -106,10 +107,13 @@ __all__ = [
     "FoundCluster",
     "GenerationStats",
     "GgufFacts",
+    "HomeView",
+    "HostView",
     "Joined",
     "LaunchSpec",
     "LeaseCall",
     "LoadedModel",
+    "MemberReport",
     "Message",
     "ModelDetails",
     "ModelEntry",
@@ -132,6 +136,7 @@ __all__ = [
     "RequestContext",
     "ResolvedModel",
     "RevokedNode",
+    "Seat",
     "SettingDifference",
     "SettingKept",
     "SettingView",
