@@ -16,7 +16,7 @@ import structlog
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from ollamamax.adapters.system.clock import SystemClock, SystemDice
-from ollamamax.adapters.telemetry.logs import LogAudit, configure
+from ollamamax.adapters.telemetry.logs import LogAudit, configure, set_level
 from ollamamax.adapters.telemetry.metrics import PrometheusMeter
 from ollamamax.adapters.telemetry.tracing import TracingMeter
 from ollamamax.core.types import ClusterStatus, Outcome, OutcomeKind, Principal
@@ -188,3 +188,17 @@ def test_the_system_clock_and_dice() -> None:
     assert 0 <= dice.random() < 1
     assert len(dice.token_hex(8)) == 16
     assert dice.token_hex(8) != dice.token_hex(8)
+
+
+def test_a_logger_in_use_follows_another_level(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("info", json=True)
+    ours, theirs = structlog.get_logger("ours").bind(), logging.getLogger("theirs")
+    said = []
+    for level in ("info", "debug", "error"):
+        set_level(level)
+        ours.debug("ours debug")
+        theirs.debug("theirs debug")
+        ours.info("ours info")
+        said.append([json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()])
+        assert ours.is_enabled_for(logging.DEBUG) == (level == "debug")
+    assert said == [["ours info"], ["ours debug", "theirs debug", "ours info"], []]

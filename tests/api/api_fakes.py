@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 from fake_cluster import FakeCluster
+from fake_settings import FakeOwnSettings, FakeShared
 
 from ollamamax.adapters.network.sockets import listening
 from ollamamax.api.app import App, create_app
@@ -200,6 +201,7 @@ class Node:
 
     def __init__(self, config: ApiConfig, alone: bool = False) -> None:
         self.cluster = None if alone else FakeCluster()
+        self.shared = None if alone else FakeShared()
         self.gateway = FakeGateway()
         self.library = FakeLibrary()
         self.fleet = FakeFleet()
@@ -221,6 +223,8 @@ class Node:
             version="0.9.1",
             config=config,
             cluster=self.cluster,
+            settings=FakeOwnSettings(),
+            shared=self.shared,
         )
         self.listener: Listener
         self.client: httpx.AsyncClient

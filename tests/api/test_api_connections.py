@@ -241,3 +241,21 @@ async def test_responses_are_dated_and_a_listener_without_clients_rests(monkeypa
         while node.listener._date is None:
             await asyncio.sleep(0)
         writer.close()
+
+
+async def test_other_limits_hold_from_the_next_request_on() -> None:
+    async with serving() as node:
+        body = {"model": "tiny", "prompt": "x" * 5_000}
+        assert (await node.post("/api/generate", body)).status_code == 200
+        evil = {"Origin": "https://other.example"}
+        assert (await node.client.get("/api/version", headers=evil)).status_code == 403
+        node.app.reconfigure(
+            ApiConfig(max_body_bytes=4_096, origins=("https://other.example",), body_timeout_ms=50, stall_timeout_ms=50)
+        )
+        assert (await node.post("/api/generate", body)).status_code == 413
+        assert (await node.client.get("/api/version", headers=evil)).status_code == 200
+        reader, writer = await node.dial()
+        writer.write(http("POST", "/api/generate", b"", "Content-Length: 100") + b"{")
+        assert b"408" in await reader.readline()
+        writer.close()
+        await writer.wait_closed()

@@ -321,3 +321,28 @@ async def test_embedding_nothing_loads_and_keep_alive_holds() -> None:
         assert result.vectors == ()
         engine = world.launcher.engines[0]
         await engine.until(lambda: engine.is_closed)
+
+
+async def test_other_settings_hold_from_the_next_request_on() -> None:
+    async with running(model("a"), model("b")) as world:
+        await world.ask(chat("a"))
+        limits = {"keep_alive_ms": 1_000, "max_loaded_models": 1, "num_parallel": 2, "load_timeout_ms": 77.0}
+        world.agent.reconfigure(AgentConfig(**limits, context_length=512, kv_cache_type="q8_0", flash_attention="on"))
+        assert world.agent.slots == 2
+        assert [row.name for row in world.agent.loaded()] == ["a:latest"]
+        await world.ask(chat("b"))
+        assert [row.name for row in world.agent.loaded()] == ["b:latest"]
+        spec = world.launcher.specs[-1]
+        assert (spec.parallel, spec.ctx_tokens, spec.kv_cache_type, spec.flash_attention) == (2, 512, "q8_0", "on")
+        world.advance(1_000)
+        assert world.meter.unloads == [("a:latest", "evicted"), ("b:latest", "expired")]
+
+
+async def test_other_gpu_overhead_is_left_free_at_the_next_load() -> None:
+    async with running(model("a", tensor_bytes=10 * MIB)) as world:
+        world.machine.gpus, world.machine.total_bytes = 2, 205 * MIB
+        world.agent.reconfigure(AgentConfig(gpu_overhead_bytes=100 * MIB))
+        with pytest.raises(NoMemory):
+            await world.ask(chat("a"))
+        world.agent.reconfigure(AgentConfig())
+        await world.ask(chat("a"))

@@ -3,8 +3,8 @@
 from msgspec.structs import replace
 
 from ollamamax.core.catalog.catalog import Catalog
-from ollamamax.core.catalog.records import encode, model_key, node_key, revoked_key
-from ollamamax.core.types import ModelEntry, NodeRecord, RevokedNode, StateEntry, StateRange
+from ollamamax.core.catalog.records import SETTINGS_KEY, encode, model_key, node_key, revoked_key
+from ollamamax.core.types import ClusterSettings, ModelEntry, NodeRecord, RevokedNode, StateEntry, StateRange
 from ollamamax.services.catalog_events import changes
 
 A, B = "a" * 16, "b" * 16
@@ -21,7 +21,7 @@ GONE = RevokedNode(node_id=B, name="lost", key_hash="d" * 64, removed_ns=1)
 MODEL = ModelEntry(name="tiny:latest", digest="e" * 64, size_bytes=1, changed_ns=1)
 
 
-def catalog(*records: NodeRecord | RevokedNode | ModelEntry) -> Catalog:
+def catalog(*records: NodeRecord | RevokedNode | ModelEntry | ClusterSettings) -> Catalog:
     entries = []
     for number, record in enumerate(records, 1):
         match record:
@@ -31,6 +31,8 @@ def catalog(*records: NodeRecord | RevokedNode | ModelEntry) -> Catalog:
                 key = revoked_key(record.node_id)
             case ModelEntry():
                 key = model_key(record.name)
+            case ClusterSettings():
+                key = SETTINGS_KEY
         entries.append(StateEntry(key, encode(record), number, number))
     return Catalog.from_range(StateRange(len(entries), tuple(sorted(entries, key=lambda entry: entry.key))))
 
@@ -68,3 +70,11 @@ def test_models() -> None:
 
 def test_nothing() -> None:
     assert told(catalog(NODE, MODEL), catalog(NODE, MODEL)) == []
+
+
+def test_what_the_cluster_sets() -> None:
+    first = ClusterSettings(version=1, values={"log.level": "debug"}, change="log.level: unset -> debug")
+    second = ClusterSettings(version=2, change="log.level: debug -> unset")
+    assert told(catalog(), catalog(first)) == [("settings", "settings, version 1: log.level: unset -> debug")]
+    assert told(catalog(first), catalog(second)) == [("settings", "settings, version 2: log.level: debug -> unset")]
+    assert told(catalog(second), catalog(second)) == []

@@ -142,3 +142,14 @@ async def test_an_outer_cancellation_wins_over_the_watchdogs() -> None:
     assert not await task
     watchdog.close()
     assert await asyncio.create_task(waits())
+
+
+async def test_other_deadlines_are_for_what_begins_from_then_on() -> None:
+    async with world(LocalTwin(), pair()) as w:
+        w.dispatcher.reconfigure(HASTY)
+        w.twins["a"].next_gate.clear()
+        with pytest.raises(EngineTimeout, match=r"engine 'a' sent nothing for 0\.03 s"):
+            await w.ask()
+        lease = w.lease()
+        assert w.dispatcher._first_limit_s(lease) == pytest.approx(HASTY.first_token_timeout_ms / 1000)
+        w.fleet.abandoned(lease)

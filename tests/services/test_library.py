@@ -222,6 +222,18 @@ async def test_blobs_stay_where_nothing_is_to_be_pruned() -> None:
     assert await world.store.blob_size(digest_of(gguf())) is not None
 
 
+async def test_whether_blobs_are_removed_can_change() -> None:
+    world = World(prune=True)
+    await world.make("tiny")
+    world.library.reconfigure(prune=False)
+    await world.library.delete("tiny")
+    assert await world.store.blob_size(digest_of(gguf())) is not None
+    await world.make("tiny")
+    world.library.reconfigure(prune=True)
+    await world.library.delete("tiny")
+    assert await world.store.blob_size(digest_of(gguf())) is None
+
+
 # --- blobs, the packaged model --------------------------------------------------------------------------------
 
 

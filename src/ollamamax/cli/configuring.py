@@ -80,23 +80,22 @@ def whose_text(settings: NodeSettings, is_running: bool) -> str:
 
 def change_text(change: SettingsChange, node: str) -> str:
     """What came of a change. node: the one that it was for, "" = all."""
-    lines = [
-        f"version {change.version}: {change.change}" if change.changed else f"it is so already{_of(change.version)}"
-    ]
+    lines = [f"version {change.version}: {change.change}" if change.changed else "it is so already"]
     keeping = {kept.node for kept in change.kept}
     total = len({*change.applied, *change.away, *change.late, *keeping})
     if not node:
         lines.append(f"applied on {len(change.applied)} of {total} node{'' if total == 1 else 's'}")
     elif change.applied:
         lines.append(f"applied on {change.applied[0]}")
-    for kept in change.kept:
-        lines.append(f"{kept.node} keeps {kept.key} = {value_text(kept.value)} ({kept.source}), which wins there")
+    lines += [
+        f"{kept.node} keeps {kept.key} = {value_text(kept.value)} ({kept.source}), which wins there"
+        for kept in change.kept
+    ]
     if change.away:
-        lines.append(f"away: {_listed(change.away)}, taken over there on return")
+        lines.append(f"away: {", ".join(change.away)}, taken over there on return")
     if change.late:
-        lines.append(f"not heard from yet: {_listed(change.late)}; see `ollamamax config show --node NAME`")
-    for key in change.next_start:
-        lines.append(f"{key} takes effect when a node is started the next time")
+        lines.append(f"not heard from yet: {", ".join(change.late)}; see `ollamamax config show --node NAME`")
+    lines += [f"{key} takes effect when a node is started the next time" for key in change.next_start]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -129,9 +128,3 @@ def _or_unset(text: str | None) -> str:
     return "unset" if text is None else text or "(empty)"
 
 
-def _of(version: int) -> str:
-    return f" (version {version})" if version else ""
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)

@@ -29,6 +29,9 @@ def changes(old: Catalog, new: Catalog, at_ns: int) -> Iterator[ClusterEvent]:
     for node_id in new.revoked.keys() - old.revoked.keys():
         name = new.revoked[node_id].name
         yield _event(at_ns, "removed", name, f"{name} was removed: its certificate is refused")
+    if new.settings.version != old.settings.version:
+        text = f"settings, version {new.settings.version}: {new.settings.change}"
+        yield _event(at_ns, "settings", "", text)
     for key in sorted(new.models.keys() - old.models.keys()):
         yield _event(at_ns, "model_added", "", f"model {new.models[key].name} is known")
     for key in sorted(old.models.keys() - new.models.keys()):

@@ -17,6 +17,7 @@ from ollamamax.core.residency.events import (
     StopRunner,
     UnloadAsked,
 )
+from ollamamax.core.residency.machine import ResidencyConfig
 from ollamamax.core.types import FOREVER_MS
 
 
@@ -144,3 +145,15 @@ def test_a_reload_of_a_sleeping_runner_takes_no_time(driver: Driver) -> None:
     (start,) = driver.acquire("a", ctx_tokens=1024)
     assert isinstance(start, StartLoad)
     assert start.spec.ctx_tokens == 1024
+
+
+def test_other_limits_are_for_what_is_loaded_from_then_on(driver: Driver) -> None:
+    driver.load_idle("a")
+    driver.machine.reconfigure(ResidencyConfig(keep_alive_ms=10, max_loaded=1, load_timeout_ms=7))
+    assert driver.wait(11) == [], "it keeps the time that it was loaded with"
+    assert driver.acquire("b") == [StopRunner("a", "evicted")]
+    assert [type(effect) for effect in driver.send(Stopped("a"))] == [StartLoad]
+    assert driver.machine.next_deadline_ms == driver.now_ms + 7
+    driver.send(Loaded("b"))
+    driver.send(Release(2, is_completed=True))
+    assert driver.wait(10) == [StopRunner("b", "expired")]

@@ -172,3 +172,18 @@ class AgainstLists(RuleBasedStateMachine):
 
 AgainstLists.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None, print_blob=True)
 TestAgainstLists = AgainstLists.TestCase
+
+
+def test_another_limit() -> None:
+    admission = Admission(max_queue=2)
+    arrive(admission, 1)
+    admission.reconfigure(3)
+    assert [type(arrive(admission, ticket)) for ticket in (2, 3, 4)] == [Queue, Queue, Reject]
+    admission.reconfigure(1)
+    admission.check_invariants()
+    assert admission.waiting == 3, "who waits keeps the place"
+    assert arrive(admission, 5) == Reject(5)
+    assert [grant_in_turn(admission) for _ in range(3)] == [1, 2, 3]
+    assert [type(arrive(admission, ticket)) for ticket in (6, 7)] == [Queue, Reject]
+    with pytest.raises(AssertionError):
+        admission.reconfigure(0)

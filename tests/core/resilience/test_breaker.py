@@ -215,3 +215,21 @@ class AgainstHistory(RuleBasedStateMachine):
 
 AgainstHistory.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None, print_blob=True)
 TestAgainstHistory = AgainstHistory.TestCase
+
+
+def test_other_limits() -> None:
+    breaker = Breaker(CONFIG)
+    breaker.step(Failed(0), 0)
+    breaker.step(Failed(1), 1)
+    breaker.reconfigure(BreakerConfig(failures=2, window_ms=1_000, open_ms=50))
+    breaker.check_invariants()
+    assert breaker.state is State.CLOSED, "only a failure opens it"
+    assert breaker.step(Failed(2), 2) == Changed(State.OPEN)
+    breaker.reconfigure(BreakerConfig(failures=9, window_ms=1_000, open_ms=500))
+    breaker.check_invariants()
+    assert breaker.allows(52), "a probe may go when it was told to"
+    breaker.step(Started(), 52)
+    assert breaker.step(Failed(52), 60) == Changed(State.OPEN)
+    assert [breaker.allows(at_ms) for at_ms in (559, 560)] == [False, True]
+    with pytest.raises(AssertionError):
+        breaker.reconfigure(BreakerConfig(failures=0))

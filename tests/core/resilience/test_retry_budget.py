@@ -86,3 +86,17 @@ class AgainstMoments(RuleBasedStateMachine):
 
 AgainstMoments.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None, print_blob=True)
 TestAgainstMoments = AgainstMoments.TestCase
+
+
+def test_another_share() -> None:
+    budget = RetryBudget(RetryConfig(ratio=0.0, min_per_window=1))
+    for _ in range(10):
+        budget.step(Requested(), 0)
+    assert asked(budget, 9, 0) == 1
+    budget.reconfigure(RetryConfig(ratio=0.5, min_per_window=1))
+    assert asked(budget, 9, 1) == 5
+    budget.reconfigure(RetryConfig(ratio=0.0, min_per_window=0))
+    assert asked(budget, 9, 2) == 0
+    budget.check_invariants()
+    with pytest.raises(AssertionError):
+        budget.reconfigure(RetryConfig(window_ms=1))
