@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -81,13 +81,14 @@ def access(*members: EtcdSpec) -> EtcdAccess:
 
 
 @asynccontextmanager
-async def running(*members: EtcdSpec, first_pause_s: float = 0.2, path: str = "") -> AsyncGenerator[list[Child], None]:
-    """Them, all ready. path: of another program than etcd itself."""
-    program = EtcdProgram(path or etcd_path(), "")
+async def running(
+    *members: EtcdSpec, first_pause_s: float = 0.2, paths: Sequence[str] = ()
+) -> AsyncGenerator[list[Child], None]:
+    """Them, all ready. paths: of other programs than etcd itself, one for each."""
     children: list[Child] = []
     try:
-        for spec in members:
-            children.append(await Child.start(program, spec, first_pause_s=first_pause_s))
+        for spec, path in zip(members, paths or [etcd_path()] * len(members), strict=True):
+            children.append(await Child.start(EtcdProgram(path, ""), spec, first_pause_s=first_pause_s))
         for child in children:
             await child.ready(LIMIT_MS)
         yield children

@@ -1,6 +1,7 @@
 """Every setting has a test that shows that it acts: here they are.
 
-Those of tests/main show that a knob reaches the part that it is for; the second one, that this part heeds it.
+Those of tests/main show that a knob reaches the part that it is for; the second one, that this part heeds it. LIVE:
+those that show that a part heeds what changes while it runs; tests/main and e2e, that it is told.
 """
 
 import ast
@@ -73,11 +74,56 @@ TESTS: dict[str, tuple[str, ...]] = {
 }
 
 
+AGENT = "services/test_agent.py::test_other_settings_hold_from_the_next_request_on"
+API = "api/test_api_connections.py::test_other_limits_hold_from_the_next_request_on"
+DISPATCH = "services/test_deadlines.py::test_other_deadlines_are_for_what_begins_from_then_on"
+BREAKERS = "services/test_fleet_limits.py::test_breakers_that_there_are_go_by_other_limits"
+BUDGET = "core/resilience/test_retry_budget.py::test_another_share"
+BETWEEN = "main/test_live_settings.py::test_what_stands_between_engines_and_clients_heeds_changes"
+TOLD = "e2e/test_cluster_config.py::test_what_is_set_acts_at_once"
+
+LIVE: dict[str, tuple[str, ...]] = {
+    "listen.origins": (API, TOLD),
+    "listen.max_body_bytes": (API, TOLD),
+    "listen.body_timeout_s": (API, TOLD),
+    "engine.keep_alive": (AGENT, TOLD),
+    "engine.max_loaded_models": (AGENT, TOLD),
+    "engine.num_parallel": (AGENT, TOLD),
+    "engine.context_length": (AGENT, TOLD),
+    "engine.load_timeout_s": (
+        "core/residency/test_residency_keep_alive.py::test_other_limits_are_for_what_is_loaded_from_then_on",
+        DISPATCH,
+        BETWEEN,
+        TOLD,
+    ),
+    "engine.kv_cache_type": (AGENT, TOLD),
+    "engine.flash_attention": (AGENT, TOLD),
+    "engine.gpu_overhead_bytes": (
+        "services/test_agent.py::test_other_gpu_overhead_is_left_free_at_the_next_load",
+        TOLD,
+    ),
+    "engine.noprune": ("services/test_library.py::test_whether_blobs_are_removed_can_change", TOLD),
+    "queue.max_queue": ("core/resilience/test_admission.py::test_another_limit", BETWEEN),
+    "routing.poll_s": ("services/test_fleet_limits.py::test_other_limits_hold_at_once", TOLD),
+    "routing.first_token_timeout_s": (DISPATCH, BETWEEN),
+    "routing.stall_timeout_s": (DISPATCH, API, BETWEEN),
+    "routing.retry_ratio": (BUDGET, BETWEEN),
+    "routing.retry_min_per_window": (BUDGET, BETWEEN),
+    "routing.breaker_failures": (BREAKERS, "core/resilience/test_breaker.py::test_other_limits", TOLD),
+    "routing.breaker_open_s": (BREAKERS, "core/resilience/test_breaker.py::test_other_limits", TOLD),
+    "log.level": ("adapters/test_telemetry.py::test_a_logger_in_use_follows_another_level", TOLD),
+}
+
+
 def test_each_setting_has_one() -> None:
     assert list(TESTS) == list(knobs())
 
 
-@pytest.mark.parametrize("test", sorted({test for tests in TESTS.values() for test in tests}))
+def test_each_setting_that_acts_at_run_time_has_one() -> None:
+    assert list(LIVE) == [key for key, knob in knobs().items() if knob.applies == "live"]
+
+
+@pytest.mark.parametrize("test", sorted({test for tests in (*TESTS.values(), *LIVE.values()) for test in tests}))
 def test_it_is_there(test: str) -> None:
     path, _, name = test.partition("::")
     tree = ast.parse((ROOT / "tests" / path).read_text(encoding="utf-8"))

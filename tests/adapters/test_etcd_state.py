@@ -136,7 +136,7 @@ async def test_an_etcd_with_its_own_limits_is_told_of_ours(tmp_path: Path) -> No
     small.write_text(f'#!/bin/sh\nexec {etcds.etcd_path()} "$@" --max-txn-ops=128\n')
     small.chmod(0o755)
     [spec] = etcds.specs(tmp_path, 1)
-    async with etcds.running(spec, path=str(small)), etcds.state(etcds.access(spec)) as store:
+    async with etcds.running(spec, paths=[str(small)]), etcds.state(etcds.access(spec)) as store:
         with pytest.raises(StateError, match="start its members with --max-txn-ops 512"):
             await store.txn(StateTxn((), tuple(Put(f"{n}", b"") for n in range(200))))
 

@@ -1,18 +1,22 @@
 """The admin API of settings."""
 
+import msgspec
 import pytest
 from api_fakes import serving
 from fake_settings import CHANGE, OWN
 
-import msgspec
 from ollamamax.core.errors import BadRequest, NotFound, OllamaMaxError, StateUnavailable
 
 CONFIG = "/admin/v1/config"
 
 
+def as_json(value: object) -> object:
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
 async def test_what_holds_on_a_node() -> None:
     async with serving() as node:
-        assert (await node.client.get(CONFIG)).json() == msgspec.to_builtins(OWN)
+        assert (await node.client.get(CONFIG)).json() == as_json(OWN)
         assert (await node.client.get(CONFIG, params={"node": "beta"})).json()["node"] == "beta"
         lost = await node.client.get(CONFIG, params={"node": "gamma"})
         assert (lost.status_code, lost.json()) == (404, {"error": "no node 'gamma' is in the cluster"})
@@ -21,11 +25,11 @@ async def test_what_holds_on_a_node() -> None:
 async def test_a_change_tells_what_came_of_it() -> None:
     async with serving() as node:
         reply = await node.client.put(f"{CONFIG}/log.level", json={"value": "debug"})
-        assert (reply.status_code, reply.json()) == (200, msgspec.to_builtins(CHANGE))
+        assert (reply.status_code, reply.json()) == (200, as_json(CHANGE))
         await node.client.put(f"{CONFIG}/log.level", json={"value": "", "node": "beta"})
         await node.client.delete(f"{CONFIG}/log.level")
         await node.client.delete(f"{CONFIG}/log.level", params={"node": "beta"})
-        await node.post(f"{CONFIG}/rollback", {"version": 0})
+        await node.client.post(f"{CONFIG}/rollback", json={"version": 0})
         assert node.shared is not None
         assert node.shared.done == [
             ("change", {"log.level": "debug"}, [], "", "someone"),
@@ -40,7 +44,9 @@ async def test_a_change_tells_what_came_of_it() -> None:
 async def test_versions() -> None:
     async with serving() as node:
         versions = (await node.client.get(f"{CONFIG}/history")).json()["versions"]
-        assert [(one["version"], one["by"], one["values"]) for one in versions] == [(1, "someone", {"log.level": "debug"})]
+        assert [(one["version"], one["by"], one["values"]) for one in versions] == [
+            (1, "someone", {"log.level": "debug"})
+        ]
         difference = (await node.client.get(f"{CONFIG}/diff", params={"before": 0})).json()
         assert difference == {
             "before": 0,
@@ -61,7 +67,7 @@ async def test_a_refusal_says_why(fault: OllamaMaxError, status: int) -> None:
         for reply in (
             await node.client.put(f"{CONFIG}/x", json={"value": "1"}),
             await node.client.delete(f"{CONFIG}/x"),
-            await node.post(f"{CONFIG}/rollback", {"version": 1}),
+            await node.client.post(f"{CONFIG}/rollback", json={"version": 1}),
         ):
             assert (reply.status_code, reply.json()) == (status, {"error": "no"})
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from email.utils import parsedate_to_datetime
 
 import pytest
@@ -159,6 +160,37 @@ async def test_close_lets_answers_finish() -> None:
         assert json.loads(answer.result().text.splitlines()[-1])["done"] is True
         with pytest.raises(OSError):
             await node.dial()
+
+
+async def test_close_answers_who_is_connected_already() -> None:
+    """A load balancer must not see a reset: neither a new connection in the system's queue, nor one that was used."""
+    async with serving() as node:
+        kept_reader, kept = await node.dial()
+        kept.write(http("GET", "/api/version"))
+        assert (await read_reply(kept_reader))[1].get("connection") != "close"
+        with closing(socket.create_connection(("127.0.0.1", node.listener.port))) as queued:
+            # Nothing runs between this and the closing: the listener has not seen either of them.
+            queued.sendall(http("GET", "/api/version"))
+            kept.write(http("GET", "/api/version"))
+            await node.listener.close(int(LIMIT_S * 1000))
+            answer = b"".join(iter(lambda: queued.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        status, headers, _ = await read_reply(kept_reader)
+        assert (status, headers["connection"]) == (200, "close")
+        kept.close()
+
+
+async def test_close_does_not_wait_for_clients_that_are_idle_or_never_are() -> None:
+    async with serving() as node:
+        _, idle = await node.dial()
+        reader, busy = await node.dial()
+        ended = asyncio.create_task(node.listener.close(int(LIMIT_S * 1000)))
+        for _ in range(2):
+            busy.write(http("GET", "/api/version"))
+        assert (await reader.read()).count(b"200 OK") == 1
+        await ended
+        idle.close()
+        busy.close()
 
 
 async def test_close_ends_what_does_not_finish_with_a_word() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from typing import Any
 
 import pytest
@@ -193,6 +194,13 @@ async def test_the_server_ends() -> None:
         for connection in list(state.connections):
             connection.shutdown()
         assert await client.rest() == b"", "an idle one closes at once"
+    async with connected(answering(headers=OK)) as (client, state):
+        await client.ask(GET)
+        state.is_ending = True
+        for connection in list(state.connections):
+            connection.shutdown(idle_before_s=-math.inf)
+        client.writer.write(GET)
+        assert (await client.rest()).endswith(b"hi"), "one more, where idle ones have time"
 
 
 async def test_the_server_ends_at_once() -> None:

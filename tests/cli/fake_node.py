@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._stream(reply)
 
-    do_GET = do_POST = do_PATCH = do_DELETE = do_HEAD = _handle
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _handle
 
     def _body(self) -> bytes:
         if self.headers.get("transfer-encoding") == "chunked":

@@ -59,7 +59,7 @@ class Member:
         self.replica = Replica(cluster.state, MemorySnapshot(), cluster.clock, cluster.dice)
         self.control = Control(cluster.state, self.replica, cluster.dice)
         self.issuer = Issuer(
-            authority=authority,
+            authority=lambda: self.authority,
             store=store,
             identity=identity,
             control=self.control,

@@ -11,6 +11,7 @@ from ollamamax.core.types import CreateRequest
 from ollamamax.ports import StoredManifest
 from ollamamax.services.library import Library
 from ollamamax.testing.clock import FakeClock, SeededDice
+from ollamamax.testing.making import MemoryGgufMaker
 from ollamamax.testing.registry import MemoryRegistry
 from ollamamax.testing.store import MemoryStore
 
@@ -40,7 +41,8 @@ class World:
     def __init__(self, store: MemoryStore | None = None, prune: bool = True) -> None:
         self.store = store or MemoryStore()
         self.registry = MemoryRegistry()
-        self.library = Library(self.store, self.registry, FakeClock(), SeededDice(), prune)
+        self.maker = MemoryGgufMaker(self.store.at)
+        self.library = Library(self.store, self.registry, self.maker, FakeClock(), SeededDice(), prune)
 
     async def send(self, data: bytes) -> str:
         """Upload a blob; its digest."""

@@ -56,7 +56,7 @@ class Host:
         """All accounts add up, and nothing is left of any request."""
         self.fleet.check_invariants()
         assert self.in_flight == 0
-        assert self.host._waiting == 0
+        assert self.host._waiting == self.host._under_way == 0
         assert self.local.active == self.side.active == 0
 
 

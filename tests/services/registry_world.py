@@ -9,6 +9,7 @@ from ollamamax.core.types import Progress, TransferRequest
 from ollamamax.services.library import Library
 from ollamamax.services.patience import TransferConfig
 from ollamamax.testing.clock import FakeClock, SeededDice
+from ollamamax.testing.making import MemoryGgufMaker
 from ollamamax.testing.registry import MemoryRegistry
 from ollamamax.testing.store import MemoryStore
 
@@ -32,7 +33,9 @@ class World:
         self.store = MemoryStore()
         self.registry = MemoryRegistry()
         self.config = TransferConfig(min_part_bytes=part_bytes, max_part_bytes=part_bytes, connections=3, pause_ms=0.1)
-        self.library = Library(self.store, self.registry, FakeClock(), SeededDice(), prune, self.config)
+        self.library = Library(
+            self.store, self.registry, MemoryGgufMaker(self.store.at), FakeClock(), SeededDice(), prune, self.config
+        )
 
     def publish(self, model: str, *layers: bytes, config: bytes = CONFIG) -> bytes:
         """A model of these layers, the first of them the weights; the manifest."""

@@ -12,6 +12,7 @@ from ollamamax.core.errors import (
     Unsupported,
 )
 from ollamamax.core.types import FOREVER_MS, ChatRequest, EmbedRequest, EngineKind, LaunchSpec, Message, Options
+from ollamamax.services.agent import AgentConfig
 from ollamamax.testing.engine import TwinEngine
 
 
@@ -335,7 +336,7 @@ async def test_other_settings_hold_from_the_next_request_on() -> None:
         spec = world.launcher.specs[-1]
         assert (spec.parallel, spec.ctx_tokens, spec.kv_cache_type, spec.flash_attention) == (2, 512, "q8_0", "on")
         world.advance(1_000)
-        assert world.meter.unloads == [("a:latest", "evicted"), ("b:latest", "expired")]
+        assert world.agent.loaded() == []
 
 
 async def test_other_gpu_overhead_is_left_free_at_the_next_load() -> None:

@@ -15,6 +15,7 @@ from ollamamax.services.control import Control
 from ollamamax.services.library import Library
 from ollamamax.services.replica import Replica
 from ollamamax.testing.clock import FakeClock, SeededDice
+from ollamamax.testing.making import MemoryGgufMaker
 from ollamamax.testing.peers import MemoryPeers
 from ollamamax.testing.registry import MemoryRegistry
 from ollamamax.testing.state import MemorySnapshot, MemoryState
@@ -45,7 +46,7 @@ class Place:
         self.store = MemoryStore()
         self.changes = 0
         self.registry = MemoryRegistry()
-        library = Library(self.store, self.registry, world.clock, SeededDice())
+        library = Library(self.store, self.registry, MemoryGgufMaker(self.store.at), world.clock, SeededDice())
         self.models = ClusterModels(
             library,
             self.store,
@@ -156,7 +157,9 @@ async def test_without_the_state_nothing_is_begun(world: World) -> None:
 
 async def test_models_that_were_there_before_are_told(world: World) -> None:
     digest, _ = await world.here.store.put_bytes(gguf_bytes.llama())
-    library = Library(world.here.store, MemoryRegistry(), world.clock, SeededDice())
+    library = Library(
+        world.here.store, MemoryRegistry(), MemoryGgufMaker(world.here.store.at), world.clock, SeededDice()
+    )
     async for _ in library.create(CreateRequest(model="old", files={"m.gguf": digest})):
         pass
     loop = asyncio.create_task(world.here.models.run())

@@ -20,6 +20,7 @@ from ollamamax.core.errors import (
     NodeBusy,
     NoMemory,
     OllamaMaxError,
+    ShuttingDown,
     StoreError,
 )
 from ollamamax.core.membership.detector import PeerState
@@ -175,6 +176,14 @@ async def test_broken_connections_to_nodes_cost_the_budget_nothing_at_first() ->
         with pytest.raises(EngineUnavailable):
             await w.ask()
         assert w.meter.outcomes[-1].attempts == FREE_ATTEMPTS
+
+
+async def test_to_be_turned_away_by_nodes_that_stop_costs_the_budget_nothing() -> None:
+    async with cluster(None, "a", "b", "c", retry=THRIFTY) as (w, peers):
+        for name in "ab":
+            peers.twins[f"{name}/local"].fail_first = ShuttingDown("going")
+        assert await w.ask() == "from c"
+        assert not peers.membership.doubted
 
 
 async def test_other_failures_there_are_in_the_budget() -> None:

@@ -75,6 +75,28 @@ async def test_a_failing_engine_is_held_back_for_other_nodes_too() -> None:
 
 
 @bounded
+async def test_what_is_under_way_for_others_is_finished() -> None:
+    async with two_nodes() as (here, host, _):
+        await host.host.finish(limit_ms=0.0)
+        host.local.next_gate.clear()
+        host.local.embed_gate.clear()
+        async with aclosing(here.engine().generate(chat(), "tiny:latest")) as answer:
+            await anext(answer)
+            embedding = asyncio.create_task(here.engine().embed(EmbedRequest(model="tiny", inputs=("a",)), "x"))
+            await host.local.until(lambda: host.local.active == 2)
+            await host.host.finish(limit_ms=1.0)
+            finishing = asyncio.create_task(host.host.finish(limit_ms=1e9))
+            host.local.embed_gate.set()
+            await embedding
+            assert not finishing.done()
+            host.local.next_gate.set()
+            async for _ in answer:
+                pass
+            await finishing
+        host.check_idle()
+
+
+@bounded
 async def test_only_so_many_wait_for_a_first_token() -> None:
     async with two_nodes(EngineHostConfig(max_waiting=3)) as (here, host, _):
         host.local.first_gate.clear()

@@ -69,10 +69,10 @@ class Source:
 
 @asynccontextmanager
 async def sheet(
-    look_ms: float = 60_000.0, echo_ms: float = 60_000.0
+    look_ms: float = 60_000.0, echo_ms: float = 60_000.0, gap_ms: float = GAP_MS
 ) -> AsyncGenerator[tuple[FactSheet, Source, Told], None]:
     source, mesh = Source(), Told()
-    made = FactSheet(source, mesh, SystemClock(), gap_ms=GAP_MS, look_ms=look_ms, echo_ms=echo_ms)
+    made = FactSheet(source, mesh, SystemClock(), gap_ms=gap_ms, look_ms=look_ms, echo_ms=echo_ms)
     task = asyncio.get_running_loop().create_task(made.run())
     try:
         yield made, source, mesh
@@ -109,6 +109,16 @@ async def test_a_busy_node_tells_at_most_once_per_gap_and_the_last_state_in_the_
         await mesh.until(lambda: read(*mesh.messages).queued == 199)
         gaps_s = [later - sooner for sooner, later in zip(mesh.times_s, mesh.times_s[1:], strict=False)]
         assert min(gaps_s) >= GAP_MS / 1000 * 0.9
+
+
+async def test_what_is_urgent_waits_for_no_gap() -> None:
+    async with sheet(gap_ms=WAIT_S * 1_000) as (made, source, mesh):
+        await mesh.until(lambda: len(mesh.messages) == 1)
+        source.change(1)
+        made.touch()
+        source.change(2)
+        made.hurry()
+        await mesh.until(lambda: read(*mesh.messages).queued == 2)
 
 
 async def test_a_touch_without_a_change_tells_nothing() -> None:

@@ -389,27 +389,3 @@ async def test_a_breaker_goes_with_its_model() -> None:
         w.local.offered = (offer(),)
         await w.fleet.local_changed()
         assert w.router.choose(w.router.facts(chat())).best is not None
-
-
-async def test_other_limits_hold_at_once() -> None:
-    twin = TwinEngine([offer()])
-    hour = FleetConfig(poll_ms=3_600_000.0, min_age_ms=0.0)
-    async with world(twins={"left": twin}, fleet=hour) as w:
-        runner = asyncio.create_task(w.fleet.run())
-        await twin.until(lambda: twin.models_calls >= 1)
-        w.fleet.reconfigure(FleetConfig(poll_ms=1.0, min_age_ms=0.0))
-        await twin.until(lambda: twin.models_calls >= 4)
-        runner.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await runner
-
-
-async def test_breakers_that_there_are_go_by_other_limits() -> None:
-    async with world() as w:
-        w.fleet.failed(w.lease(), EngineCrashed("died"))
-        w.fleet.reconfigure(FleetConfig(breaker=BreakerConfig(failures=2, open_ms=700)))
-        w.clock.advance(10)
-        w.fleet.failed(w.lease(), EngineCrashed("died"))
-        assert w.fleet.held_back("tiny:latest") == {"local": "is left out for a while after 2 failures"}
-        w.clock.advance(700)
-        assert w.fleet.held_back("tiny:latest") == {}

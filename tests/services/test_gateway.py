@@ -13,7 +13,6 @@ from ollamamax.core.errors import (
     Forbidden,
     InvalidName,
     ModelNotFound,
-    ShuttingDown,
 )
 from ollamamax.core.types import ChatRequest, EmbedRequest, EngineKind, OutcomeKind, Principal
 from ollamamax.services.dispatch import DispatchConfig
@@ -177,21 +176,6 @@ async def test_changes_are_audited_and_inference_is_not() -> None:
         assert w.audit.records == []
         w.gateway.authorize(w.context(), "manage_engines", "left")
         assert w.audit.records == [("anonymous", "manage_engines", "left", True, "role admin may manage_engines")]
-
-
-async def test_draining_refuses_new_requests_and_lets_those_under_way_go_on() -> None:
-    async with world(LocalTwin([offer()], slots=1)) as w:
-        w.local.next_gate.clear()
-        answers = [asyncio.create_task(w.ask()) for _ in range(2)]
-        await w.until(lambda: w.gateway.load() == (1, 1))
-        w.gateway.begin_drain()
-        with pytest.raises(ShuttingDown):
-            await w.ask()
-        with pytest.raises(ShuttingDown):
-            await w.gateway.embed(w.context(), EmbedRequest(model="tiny", inputs=("a",)))
-        w.local.next_gate.set()
-        assert await asyncio.gather(*answers) == [TEXT] * 2
-        assert [outcome.error_code for outcome in w.meter.outcomes] == ["shutting_down", "shutting_down", "", ""]
 
 
 async def test_explanations() -> None:

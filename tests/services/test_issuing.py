@@ -195,7 +195,7 @@ async def test_who_lacks_the_key_says_so(cluster: Cluster) -> None:
 async def test_a_holder_whose_key_is_gone_asks_nobody(cluster: Cluster) -> None:
     founder = cluster.founder
     keyless = Issuer(
-        authority=None,
+        authority=lambda: None,
         store=founder.store,
         identity=founder.identity,
         control=founder.control,

@@ -7,6 +7,7 @@ import pytest
 from library_world import GO_TEMPLATE, World, digest_of, gguf, pieces
 from structlog.testing import capture_logs
 
+from ollamamax.adapters.engines.gguf_maker import ChildGgufMaker
 from ollamamax.adapters.storage.ollama_store import OllamaStore
 from ollamamax.core.errors import (
     BadRequest,
@@ -260,7 +261,7 @@ async def test_the_packaged_model_is_installed_unless_the_name_is_taken(world: W
 
 
 async def test_the_library_over_files(tmp_path: Path) -> None:
-    library = Library(OllamaStore(tmp_path), MemoryRegistry(), FakeClock(), SeededDice())
+    library = Library(OllamaStore(tmp_path), MemoryRegistry(), ChildGgufMaker(), FakeClock(), SeededDice())
     await library.install_builtin("tiny", digest_of(gguf()), pieces(gguf()))
     await library.copy("tiny", "other")
     model = await library.resolve("other")

@@ -15,6 +15,7 @@ from ollamamax.ports import Caller, PeerMethods
 from ollamamax.services.library import Library
 from ollamamax.services.transfer import BlobRange, ManifestOf, Transfer, TransferHost, entry_of
 from ollamamax.testing.clock import FakeClock, SeededDice
+from ollamamax.testing.making import MemoryGgufMaker
 from ollamamax.testing.registry import MemoryRegistry
 from ollamamax.testing.store import MemoryStore
 
@@ -86,7 +87,7 @@ class World:
     async def add_holder(self) -> MemoryStore:
         store = MemoryStore()
         digest, _ = await store.put_bytes(gguf_bytes.llama() + bytes(20_000))
-        library = Library(store, MemoryRegistry(), self.clock, SeededDice())
+        library = Library(store, MemoryRegistry(), MemoryGgufMaker(store.at), self.clock, SeededDice())
         async for _ in library.create(CreateRequest(model="big", files={"big.gguf": digest})):
             pass
         number = len(self.holders) + 1

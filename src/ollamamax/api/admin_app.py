@@ -14,7 +14,9 @@ from ollamamax.api.admin_docs import docs_page
 from ollamamax.api.admin_engines import add_engines
 from ollamamax.api.admin_events import add_events
 from ollamamax.api.admin_facts import add_facts
+from ollamamax.api.admin_ha import add_ha
 from ollamamax.api.admin_nodes import add_cluster, add_nodes
+from ollamamax.api.admin_placements import add_drains, add_placements
 from ollamamax.api.admin_tokens import add_tokens
 from ollamamax.api.errors import headers_of, status_of, text_of
 from ollamamax.api.ports import Services
@@ -39,7 +41,8 @@ def build_admin(services: Services) -> FastAPI:
         title="OllamaMax admin API", version=services.version, docs_url=None, redoc_url=None, responses=_REFUSALS
     )
     _add_error_forms(app)
-    for add in (add_facts, add_cluster, add_nodes, add_tokens, add_config, add_events, add_engines):
+    infrastructure = (add_facts, add_cluster, add_ha, add_nodes, add_drains, add_tokens)
+    for add in (*infrastructure, add_placements, add_config, add_events, add_engines):
         add(app, services)
 
     @app.get("/docs", include_in_schema=False)

@@ -3,7 +3,7 @@
 from starlette.requests import Request
 
 from ollamamax.api.call import Call
-from ollamamax.api.ports import Cluster, Services, SharedSettings
+from ollamamax.api.ports import Cluster, Placements, Services, SharedSettings, StateHa
 from ollamamax.core.errors import Conflict
 from ollamamax.core.types import RequestContext
 
@@ -33,3 +33,17 @@ def shared_of(services: Services) -> SharedSettings:
     if services.shared is None:
         raise Conflict(_ALONE)
     return services.shared
+
+
+def ha_of(services: Services) -> StateHa:
+    """Raises: Conflict where the node stays alone."""
+    if services.ha is None:
+        raise Conflict(_ALONE)
+    return services.ha
+
+
+def placements_of(services: Services) -> Placements:
+    """Raises: Conflict where the node stays alone."""
+    if services.placements is None:
+        raise Conflict(_ALONE)
+    return services.placements

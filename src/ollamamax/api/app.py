@@ -20,9 +20,11 @@ from ollamamax.api.ports import (
     Gateway,
     Library,
     OwnSettings,
+    Placements,
     Readiness,
     Services,
     SharedSettings,
+    StateHa,
 )
 from ollamamax.api.resource import Resource
 from ollamamax.core.dialects.framing import Stamp
@@ -124,11 +126,13 @@ def create_app(
     config: ApiConfig,
     settings: OwnSettings,
     cluster: Cluster | None = None,
+    placements: Placements | None = None,
     shared: SharedSettings | None = None,
+    ha: StateHa | None = None,
 ) -> App:
     """The application over its services. version: dotted numbers, as clients parse it.
 
-    cluster, shared: None where the node stays alone.
+    cluster, placements, shared, ha: None where the node stays alone.
     """
     return App(
         Services(
@@ -141,10 +145,12 @@ def create_app(
             verifier=verifier,
             readiness=readiness,
             cluster=cluster,
+            placements=placements,
             version=version,
             config=config,
             settings=settings,
             shared=shared,
+            ha=ha,
             stamp=Stamp(),
             started_ms=clock.now_ms(),
             live=set(),

@@ -9,6 +9,7 @@ Deliberate limits: no WebSockets or other upgrades; no trailers. A body is the a
 
 import asyncio
 import logging
+import math
 import re
 from collections import deque
 from typing import Any, Final, cast
@@ -143,12 +144,12 @@ class HttpProtocol(asyncio.Protocol):
             self._is_paused = False
             self.transport.resume_reading()
 
-    def shutdown(self) -> None:
-        """The listener closes: close, at once if nothing is being answered."""
-        if self._answering is None:
-            self.transport.close()
-        else:
+    def shutdown(self, idle_before_s: float = math.inf) -> None:
+        """The listener closes: close after what is being answered, at once if it was idle before that time."""
+        if self._answering is not None:
             self._answering.keeps = False
+        elif self._idle_since_s < idle_before_s:
+            self.transport.close()
 
     # --- the parser's side ------------------------------------------------------------------------------------
 
@@ -195,7 +196,7 @@ class HttpProtocol(asyncio.Protocol):
             "headers": self._headers,
             "state": self._app_state.copy(),
         }
-        keeps = version != "1.0" and self._parser.should_keep_alive()
+        keeps = version != "1.0" and not self._state.is_ending and self._parser.should_keep_alive()
         exchange = self._receiving = Exchange(self, self._state, scope, keeps)
         if self._answering is None:
             self._answer(exchange)

@@ -15,10 +15,14 @@ class Config(Struct, frozen=True):
 
 
 class ServerState:
-    """Connections that are open, requests that are being answered, and headers that every response carries."""
+    """Connections that are open, requests that are being answered, and headers that every response carries.
+
+    is_ending: connections serve on after no answer that begins from now on.
+    """
 
     def __init__(self) -> None:
         self.connections: set[Any] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.total_requests = 0
+        self.is_ending = False
         self.default_headers: list[tuple[bytes, bytes]] = []

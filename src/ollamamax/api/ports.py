@@ -17,6 +17,7 @@ from ollamamax.core.types import (
     EmbedRequest,
     EmbedResult,
     FoundCluster,
+    HomeView,
     Joined,
     LoadedModel,
     ModelRecord,
@@ -24,6 +25,9 @@ from ollamamax.core.types import (
     NodeSettings,
     NodeView,
     Options,
+    PlacementPlan,
+    PlacementView,
+    PlacementWish,
     Progress,
     RequestContext,
     SettingDifference,
@@ -156,6 +160,17 @@ class Cluster(Protocol):
         """Keep new requests away from it, or no longer. Raises: NodeNotFound."""
         ...
 
+    async def drain(self, node: str, timeout_ms: int, on_timeout: str) -> None:
+        """Empty it. timeout_ms: 0 = as long as it takes.  on_timeout: "stop" or "keep" answers that are left then.
+
+        Raises: NodeNotFound, BadRequest, Conflict while a member's program is too old.
+        """
+        ...
+
+    async def undrain(self, node: str) -> None:
+        """It takes work again. Raises: NodeNotFound."""
+        ...
+
     async def label(self, node: str, put: Mapping[str, str], drop: Sequence[str]) -> None:
         """Set and remove labels; one that is not there is dropped all the same. Raises: NodeNotFound, BadRequest."""
         ...
@@ -191,6 +206,37 @@ class Cluster(Protocol):
 
     async def discover(self, timeout_ms: int) -> Sequence[FoundCluster]:
         """Clusters on the LAN that answer within that time."""
+        ...
+
+
+class Placements(Protocol):
+    """Which models run where. model: a name as people write it. Writes raise StateUnavailable, too."""
+
+    def all(self) -> Sequence[PlacementView]:
+        """By name."""
+        ...
+
+    def one(self, model: str) -> PlacementView:
+        """Raises: NotFound."""
+        ...
+
+    def explained(self, model: str) -> PlacementPlan:
+        """Why it runs where it does. Raises: NotFound, StateUnavailable."""
+        ...
+
+    def explain(self, model: str, wish: PlacementWish) -> PlacementPlan:
+        """What would be decided; changes nothing.
+
+        Raises: InvalidName, ModelNotFound, NodeNotFound, BadRequest, StateUnavailable.
+        """
+        ...
+
+    async def place(self, model: str, wish: PlacementWish) -> PlacementView:
+        """Raises: InvalidName, ModelNotFound, NodeNotFound, BadRequest, Conflict."""
+        ...
+
+    async def remove(self, model: str) -> None:
+        """Nobody asks any more that it runs. Raises: NotFound."""
         ...
 
 
@@ -235,6 +281,32 @@ class SharedSettings(Protocol):
         ...
 
 
+class StateHa(Protocol):
+    """The cluster's state on several nodes. What changes something tells its steps, the last one "success", and goes on
+    when nobody listens any more. All of it raises StateUnavailable while the state can't be reached.
+    """
+
+    def enable(self, voters: int, nodes: Sequence[str], external: bool) -> AsyncGenerator[Progress, None]:
+        """Spread it. Raises: BadRequest, NodeNotFound, Conflict (who can't hold it, and why)."""
+        ...
+
+    def disable(self, node: str) -> AsyncGenerator[Progress, None]:
+        """Back to one of those that hold it; "" = the one that is asked. Raises: NodeNotFound, Conflict."""
+        ...
+
+    def replace(self, old: str, new: str) -> AsyncGenerator[Progress, None]:
+        """Another node instead of one; new: "" = one that is there, "-" = nobody. Raises: NodeNotFound, Conflict."""
+        ...
+
+    async def status(self) -> HomeView:
+        """Where it lives, and how those are that hold it; answers also while the state is away."""
+        ...
+
+    async def backup(self) -> bytes:
+        """The whole of it, as a file."""
+        ...
+
+
 class Readiness(Protocol):
     """Whether this node wants requests."""
 
@@ -271,7 +343,7 @@ class ApiConfig(Struct, frozen=True, kw_only=True):
 class Services(Struct, frozen=True, kw_only=True):
     """All that handlers work with.
 
-    cluster, shared: None where the node stays alone.  started_ms: monotonic, when the node began.
+    cluster, placements, shared, ha: None where the node stays alone.  started_ms: monotonic, when the node began.
     live: answers that are being sent; mutated by those who send them.  patrol: looks after the deadlines of all calls.
     """
 
@@ -284,6 +356,7 @@ class Services(Struct, frozen=True, kw_only=True):
     verifier: TokenVerifier
     readiness: Readiness
     cluster: Cluster | None
+    placements: Placements | None
     version: str
     config: ApiConfig
     settings: OwnSettings
@@ -292,3 +365,4 @@ class Services(Struct, frozen=True, kw_only=True):
     started_ms: float
     live: set[Abortable]
     patrol: Patrol
+    ha: StateHa | None = None

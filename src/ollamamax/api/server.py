@@ -1,8 +1,10 @@
 """The listener. It does nothing at all while nobody is connected."""
 
 import asyncio
+import math
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from email.utils import formatdate
 from importlib.util import find_spec
 from typing import Final
@@ -17,6 +19,8 @@ _LAST_WORDS_S: Final = 3.0
 _BACKLOG: Final = 2048
 _DATE_S: Final = 1.0
 _LOOK_S: Final = 0.02
+_LINGER_S: Final = 0.3
+"""For how long a connection may be idle still while the listener closes: its request may be on the way."""
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -48,11 +52,18 @@ class Listener:
             self._servers.append(await self._loop.create_server(self._connected, sock=one, backlog=_BACKLOG))
 
     async def close(self, grace_ms: int) -> None:
-        """Accept no more, let answers finish for `grace_ms`, then end them with an error frame. Idempotent."""
+        """Accept no more, let answers finish for `grace_ms`, then end them with an error frame. Idempotent.
+
+        Who is connected already, or is in the system's queue, is answered one more request that comes at once.
+        """
+        self._state.is_ending = True
+        queued = [accepted for one in self._sockets for accepted in _queued(one)]
         for server in self._servers:
             server.close()
         for one in self._sockets:
             one.close()
+        for accepted in queued:
+            await self._loop.connect_accepted_socket(self._connected, accepted)
         if not await self._ended(grace_ms / 1000):
             self._app.abort_all(ShuttingDown("the server is shutting down"))
             await self._ended(_LAST_WORDS_S)
@@ -61,11 +72,15 @@ class Listener:
 
     async def _ended(self, limit_s: float) -> bool:
         """Whether all connections and requests end within that time."""
-        state, deadline_s = self._state, self._loop.time() + limit_s
+        state, began_s = self._state, self._loop.time()
         while state.connections or state.tasks:
+            now_s = self._loop.time()
+            is_over = now_s - began_s >= limit_s
+            idle_before_s = now_s if is_over else now_s - _LINGER_S
             for connection in tuple(state.connections):  # one may have come while the servers closed
-                connection.shutdown()
-            if self._loop.time() >= deadline_s:
+                # From the beginning all have that time: what came may lie unread, however long they were idle.
+                connection.shutdown(idle_before_s if idle_before_s > began_s else -math.inf)
+            if is_over:
                 return False
             await asyncio.sleep(_LOOK_S)
         return True
@@ -83,6 +98,17 @@ class Listener:
         self._date = None
         if self._state.connections:
             self._tell_date()
+
+
+def _queued(listening: socket.socket) -> list[socket.socket]:
+    """Connections that the system has accepted: closing the listening socket would reset them."""
+    found = []
+    with suppress(OSError):  # none is left, or there is no room for more
+        while True:
+            accepted, _ = listening.accept()
+            found.append(accepted)
+            accepted.setblocking(False)
+    return found
 
 
 async def serve(app: App, sockets: Sequence[socket.socket]) -> Listener:

@@ -47,6 +47,7 @@ def node_text(node: Mapping[str, Any], now_ns: int) -> str:
         "state": node["state"],
         "role": _role(node),
         "version": node.get("version") or "-",
+        "speaks": f"protocol {node.get('protocol') or '?'}, level {node.get('level', 1)} of the cluster's state",
         "addresses": ", ".join(node.get("addresses", ())) or "-",
         "labels": _pairs(node.get("labels", {})),
         "joined": f"{span((now_ns - node['joined_ns']) / _SECOND_NS)} ago",
@@ -67,13 +68,15 @@ def status_text(status: Mapping[str, Any], now_ns: int) -> str:
     if not status["holder_reachable"]:
         holder += f", out of reach for {_short(status.get('holder_lost_ms', 0) / 1000)}"
     left_s = (status["certificate_expires_ns"] - now_ns) / _SECOND_NS
+    versions, waits = status.get("versions", {}), status.get("waits", ())
     facts = {
         "cluster": f"{status['name']} ({status['cluster_id']})",
         "this node": f"{status['this']}, {status.get('role') or 'no role yet'}",
         "nodes": _counts(status.get("nodes", {})),
         "holder": holder,
         "revision": str(status["revision"]),
-        "versions": ", ".join(f"{one} ({count})" for one, count in status.get("versions", {}).items()) or "-",
+        "versions": ", ".join(f"{one} ({count})" for one, count in versions.items()) or "-",
+        **({"upgrade": "; ".join(waits) or "under way, nothing waits for it"} if len(versions) > 1 or waits else {}),
         "requests": f"{status.get('in_flight', 0)} of {status.get('slots', 0)} slots in use, "
         f"{status.get('queued', 0)} waiting",
         "certificate": f"ends in {span(left_s)}" if left_s > 0 else "has expired",

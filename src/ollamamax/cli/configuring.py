@@ -92,9 +92,9 @@ def change_text(change: SettingsChange, node: str) -> str:
         for kept in change.kept
     ]
     if change.away:
-        lines.append(f"away: {", ".join(change.away)}, taken over there on return")
+        lines.append(f"away: {', '.join(change.away)}, taken over there on return")
     if change.late:
-        lines.append(f"not heard from yet: {", ".join(change.late)}; see `ollamamax config show --node NAME`")
+        lines.append(f"not heard from yet: {', '.join(change.late)}; see `ollamamax config show --node NAME`")
     lines += [f"{key} takes effect when a node is started the next time" for key in change.next_start]
     return "".join(f"{line}\n" for line in lines)
 
@@ -126,5 +126,3 @@ def difference_text(answer: dict[str, Any]) -> str:
 
 def _or_unset(text: str | None) -> str:
     return "unset" if text is None else text or "(empty)"
-
-

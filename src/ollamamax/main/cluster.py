@@ -1,6 +1,5 @@
 """A node's part in its cluster: papers, links and state first, then all that other nodes see and ask of it."""
 
-import socket
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
@@ -10,12 +9,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ollamamax import __version__
-from ollamamax.adapters.network.join_client import AiohttpJoinLink
 from ollamamax.adapters.network.peer_server import PeerServer
 from ollamamax.adapters.network.zenoh_mesh import ZenohMesh
-from ollamamax.adapters.network.zenoh_scout import ZenohScout
 from ollamamax.core.catalog.catalog import Catalog
-from ollamamax.core.errors import Conflict, NodeNotFound
+from ollamamax.core.errors import NodeNotFound
 from ollamamax.core.membership.detector import PeerState
 from ollamamax.core.modelspec import names
 from ollamamax.core.types import (
@@ -23,26 +20,29 @@ from ollamamax.core.types import (
     PROTOCOL_MIN,
     ClusterEvent,
     EngineKind,
-    Joined,
     ModelEntry,
     NodeFacts,
     NodeRecord,
 )
-from ollamamax.core.types import FoundCluster as Found
 from ollamamax.main.config import membership_config
-from ollamamax.main.live_settings import LiveSettings
+from ollamamax.main.doors import build_doors
+from ollamamax.main.ha import build_ha, hear_of_newer_homes
+from ollamamax.main.live_settings import LiveSettings, build_shared
 from ollamamax.main.loops import Loops
-from ollamamax.main.papers import become_member, own_addresses
+from ollamamax.main.papers import own_addresses
+from ollamamax.main.placement import PlacementPart, build_placement
 from ollamamax.main.roots import Roots, Strings, founding, open_roots
 from ollamamax.ports import BlobStore, Clock, Dice, Engine, MachineProbe, NodeKeys
-from ollamamax.services import catalog_events, discovering
-from ollamamax.services.cluster import Cluster, Doors
+from ollamamax.services import catalog_events
+from ollamamax.services.agent import LocalAgent
+from ollamamax.services.cluster import Cluster
 from ollamamax.services.cluster_models import ClusterModels
 from ollamamax.services.engine_host import EngineHost
 from ollamamax.services.events import EventLog
 from ollamamax.services.fact_sheet import FactSheet
 from ollamamax.services.fleet import Fleet
 from ollamamax.services.gateway import Gateway
+from ollamamax.services.ha import Ha
 from ollamamax.services.issuing import Issuer
 from ollamamax.services.library import Library
 from ollamamax.services.membership import Membership
@@ -60,12 +60,12 @@ from ollamamax.settings import Settings
 _LOG: Final = structlog.get_logger("cluster")
 _GRACE_MS: Final = 2_000.0
 _INSTANCE_BYTES: Final = 8
-_TRIES: Final = 50
 
 
 class NodeParts(Struct, frozen=True, kw_only=True):
     """What the rest of the node is made of. is_draining: whether it takes no new requests."""
 
+    agent: LocalAgent
     fleet: Fleet
     gateway: Gateway
     library: Library
@@ -75,11 +75,13 @@ class NodeParts(Struct, frozen=True, kw_only=True):
 
 
 class ClusterPart:
-    """Made by open(); enter() connects it to the rest of the node. cluster, models, shared: what the API talks to."""
+    """Made by open(); enter() connects it to the rest of the node. cluster, ha, models, shared: for the API."""
 
     cluster: Cluster
+    ha: Ha
     shared: SharedSettings
     models: ClusterModels
+    placement: PlacementPart
 
     def __init__(
         self, settings: Settings, live: LiveSettings, roots: Roots, strings: Strings, clock: Clock, dice: Dice
@@ -96,7 +98,7 @@ class ClusterPart:
         self._instance = dice.token_hex(_INSTANCE_BYTES)
         self._events = EventLog()
         self._host = StateHost(roots.state.here)
-        self._port = settings.peer.port or free_pair(settings.peer.host)
+        self._port = roots.port
 
     @classmethod
     async def open(
@@ -123,15 +125,19 @@ class ClusterPart:
 
     def follow_settings(self) -> None:
         """Take over what the cluster says of settings from now on; all parts that heed them are there."""
+        self._live.name = lambda: self.name
         self._live.watch(self._sheet.touch)
-        self.replica.watch(lambda old, new: self._live.take(new.settings))
-        self._live.take(self.replica.catalog.settings)
+        self._live.follow(self.replica)
 
     def begin_drain(self) -> None:
         """Tell the others."""
-        self._sheet.touch()
+        self._sheet.hurry()
         self._events.close()
         self._host.close()
+
+    async def finish(self, limit_ms: float) -> None:
+        """Returns when the answers for other nodes that are under way have ended, after that time at the latest."""
+        await self._engine_host.finish(limit_ms)
 
     # --- then: everything that other nodes see and ask of this one ----------------------------------------------------
 
@@ -143,12 +149,16 @@ class ClusterPart:
         self._loops = loops
         self._node = node
         loops.start(self.replica.run(), "replica")
-        if self._roots.authority is not None and self.replica.catalog.meta is None:
+        loops.start(self._roots.voter.run(), "voter")
+        if self._me.holder_id == self._me.node_id and self.replica.catalog.meta is None:
             await self._roots.control.run(founding(self._settings, self._roots, self._clock.wall_ns()))
         standing = await self._stand()
         facts = NodeFactsSource(node.fleet, node.machine, self._base_facts)
         await facts.measure()
         await self._meet_the_others(node, facts, stack)
+        self.placement = build_placement(
+            self._roots, self._membership, node.agent, self._transfer, facts, self._events.add, self._clock
+        )
         await self._listen(node, stack)
         self.replica.watch(self._on_catalog)
         self.replica.watch_contact(self._on_contact)
@@ -161,7 +171,16 @@ class ClusterPart:
             self._events,
             facts,
             self._clock,
-            self._doors(start_anew),
+            build_doors(
+                self._settings,
+                self._roots,
+                self._addresses,
+                lambda: self._renewal.keys.expires_ns,
+                start_anew,
+                self._clock,
+                self._dice,
+            ),
+            self.placement.drains,
         )
         for name, work in (
             ("facts", facts.run()),
@@ -170,15 +189,17 @@ class ClusterPart:
             ("renewal", self._renewal.run()),
             ("models", self.models.run()),
             ("standing", standing.run()),
+            ("ha", self.ha.run()),
         ):
             loops.start(work, name)
+        self.placement.start(loops, stack)
         stack.push_async_callback(standing.close)
 
     async def _stand(self) -> Standing:
         """Papers that are good, and that are this process's alone. Raises: CertificateRefused, NodeConflict."""
         me, roots = self._me, self._roots
         self._issuer = Issuer(
-            authority=roots.authority,
+            authority=lambda: roots.keys.authority,
             store=roots.papers,
             identity=me,
             control=roots.control,
@@ -221,18 +242,17 @@ class ClusterPart:
         self._sheet = FactSheet(facts, mesh, self._clock)
         self._membership.when_heard(self._sheet.retell)
         node.fleet.watch_own(self._sheet.touch)
-        self._live.name = lambda: self.name
-        self.shared = SharedSettings(
-            self._me.node_id,
-            self._live,
-            self.replica,
-            self._roots.control,
+        self.shared = build_shared(self._live, self._roots, self._membership, self._record, self._clock)
+        self.ha = build_ha(self._settings, self._roots, self._reachable, self._record, self._events.add, self._clock)
+        stack.push_async_callback(self.ha.close)
+        hear_of_newer_homes(self._membership, self._roots.voter)
+        self._peers = PeerMembers(
+            node.fleet,
             self._membership,
-            self._link,
-            self._record,
-            self._clock,
+            self._peer_engine,
+            self._own_record,
+            self._is_drained,
         )
-        self._peers = PeerMembers(node.fleet, self._membership, self._peer_engine, self._own_record)
         self._transfer = Transfer(
             node.store, self._link, self._clock, self.entry, self._holders, node.fleet.local_changed
         )
@@ -252,15 +272,17 @@ class ClusterPart:
     async def _listen(self, node: NodeParts, stack: AsyncExitStack) -> None:
         """Raises: Conflict, SettingsError."""
         me = self._me
+        self._engine_host = EngineHost(node.fleet, self._clock, ensure=self.ensure)
         methods = [
             self._issuer.methods(),
-            EngineHost(node.fleet, self._clock, ensure=self.ensure).methods(),
+            self._engine_host.methods(),
             NodeHost(
                 me.node_id, self._instance, __version__, lambda: self.replica.catalog.revision, node.is_draining
             ).methods(),
             TransferHost(node.store).methods(),
             self.models.methods(),
             self.shared.methods(),
+            self.ha.methods(),
             self._sheet.methods(),
             self._host.methods(),
         ]
@@ -287,6 +309,9 @@ class ClusterPart:
     def _own_record(self) -> NodeRecord | None:
         return self.replica.catalog.nodes.get(self._me.node_id)
 
+    def _is_drained(self, node_id: str) -> bool:
+        return node_id in self.replica.catalog.drains
+
     def _record(self, node_id: str) -> NodeRecord:
         """Where a node is found now: where it says, then where the state says. Raises: NodeNotFound."""
         record = self.replica.catalog.nodes.get(node_id)
@@ -298,10 +323,18 @@ class ClusterPart:
         return replace(record, addresses=tuple(dict.fromkeys((*view.facts.addresses, *record.addresses))))
 
     def _hosts(self) -> Sequence[NodeRecord]:
-        holder = self.replica.catalog.holder
-        if holder is None or holder.node_id == self._me.node_id:
-            return ()
-        return (self._record(holder.node_id),)
+        """Through whom the state is reached: who tells of a newer home first, then those who are there."""
+        peers, home = self._membership.peers(), self._roots.voter.home
+        newer = {
+            node_id: view.facts.state_generation
+            for node_id, view in peers.items()
+            if view.facts is not None and view.facts.state_generation > home.generation
+        }
+        away = [node_id for node_id in home.hosts if node_id in peers and peers[node_id].state is not PeerState.ALIVE]
+        wanted = (*sorted(newer, key=lambda node_id: -newer[node_id]), *home.hosts)
+        ordered = sorted(dict.fromkeys(wanted), key=lambda node_id: node_id in away)
+        known = self.replica.catalog.nodes
+        return [self._record(node_id) for node_id in ordered if node_id in known and node_id != self._me.node_id]
 
     def _peer_engine(self, node_id: str, engine_name: str) -> Engine:
         view = self._membership.peers().get(node_id)
@@ -322,7 +355,9 @@ class ClusterPart:
             revision=self.replica.catalog.revision,
             draining=self._node.is_draining(),
             queued=self._node.gateway.load()[0],
+            waiting=self._node.gateway.waiting(),
             settings_version=self._live.version,
+            state_generation=self._roots.voter.generation,
         )
 
     def _addresses(self) -> tuple[str, ...]:
@@ -342,8 +377,9 @@ class ClusterPart:
             self._events.add(event)
         for node_id in new.revoked.keys() - old.revoked.keys():
             self._loops.start(self._link.forget(node_id), f"forget {node_id}")
-        if old.nodes.get(self._me.node_id) != new.nodes.get(self._me.node_id):
+        if old.nodes.get(self._me.node_id) != new.nodes.get(self._me.node_id) or old.drains is not new.drains:
             self._peers.sync()
+            self._sheet.touch()
 
     def _on_contact(self, is_there: bool) -> None:
         holder = self.replica.catalog.holder
@@ -353,34 +389,3 @@ class ClusterPart:
         self._events.add(ClusterEvent(at_ns=self._clock.wall_ns(), kind=kind, node=name, text=text))
         if is_there:
             self.models.touch()
-
-    def _doors(self, start_anew: Callable[[], None]) -> Doors:
-        settings, clock, dice = self._settings, self._clock, self._dice
-
-        async def join(token: str, name: str, force: bool) -> Joined:
-            return await become_member(settings, token, name, force, self._addresses(), clock, dice)
-
-        async def discover(timeout_ms: float) -> Sequence[Found]:
-            link = AiohttpJoinLink()
-            return await discovering.discover(ZenohScout(), link, self._roots.papers, timeout_ms, self._me.cluster_id)
-
-        return Doors(
-            certificate_expires_ns=lambda: self._renewal.keys.expires_ns,
-            join=join,
-            discover=discover,
-            start_anew=start_anew,
-        )
-
-
-def free_pair(host: str) -> int:
-    """A port that is free now, and the next one too: for the peer listener and the mesh. Raises: Conflict."""
-    for _ in range(_TRIES):
-        with socket.socket() as first, socket.socket() as second:
-            first.bind((host if host not in ("", "::") else "0.0.0.0", 0))
-            port = int(first.getsockname()[1])
-            try:
-                second.bind((first.getsockname()[0], port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port
-    raise Conflict("no two free ports in a row were found for the peer listener; choose one with --peer-listen")

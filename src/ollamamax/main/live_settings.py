@@ -10,7 +10,12 @@ from typing import Final, TypeVar
 import structlog
 from msgspec.structs import replace
 
-from ollamamax.core.types import ClusterSettings, NodeSettings
+from ollamamax.core.types import ClusterSettings, NodeRecord, NodeSettings
+from ollamamax.main.roots import Roots
+from ollamamax.ports import Clock
+from ollamamax.services.membership import Membership
+from ollamamax.services.membership_config import Follower
+from ollamamax.services.shared_settings import SharedSettings
 from ollamamax.settings import Loaded, Settings, Source
 from ollamamax.settings import shared as sharing
 
@@ -64,6 +69,11 @@ class LiveSettings:
         """Have it called when another version was taken over."""
         self._watchers.append(callback)
 
+    def follow(self, replica: Follower) -> None:
+        """Take over what the cluster says, now and whenever it changes."""
+        replica.watch(lambda old, new: self.take(new.settings))
+        self.take(replica.catalog.settings)
+
     def take(self, shared: ClusterSettings) -> None:
         """What the cluster says now."""
         if shared == self._shared:
@@ -85,8 +95,8 @@ class LiveSettings:
         sharing.check(key, text)
 
     def applies(self, key: str) -> str:
-        """Whether at once or at the next start ("live", "restart"), of a key that the cluster may set."""
-        return sharing.shareable()[key]
+        """Whether at once or at the next start ("live", "restart"); "" for what the cluster can't set."""
+        return sharing.shareable().get(key, "")
 
     def shown(self) -> NodeSettings:
         """All of them, as they hold now, and what waits for the next start."""
@@ -116,3 +126,10 @@ class LiveSettings:
         live = {key for key, applies in sharing.shareable().items() if applies == "live"}
         begun = self._begun.sources
         return {key: source if key in live else begun[key] for key, source in self._wanted.sources.items()}
+
+
+def build_shared(
+    live: LiveSettings, roots: Roots, membership: Membership, record: Callable[[str], NodeRecord], clock: Clock
+) -> SharedSettings:
+    """The settings that the cluster shares, as this node changes and shows them. record: where a node is found now."""
+    return SharedSettings(roots.me.node_id, live, roots.replica, roots.control, membership, roots.link, record, clock)

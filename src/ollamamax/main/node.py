@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,7 @@ import structlog
 
 from ollamamax import __version__
 from ollamamax.adapters.engines.connector import Connector
+from ollamamax.adapters.engines.gguf_maker import ChildGgufMaker
 from ollamamax.adapters.engines.llamacpp import LlamaCppLauncher
 from ollamamax.adapters.identity.anonymous import AnonymousVerifier
 from ollamamax.adapters.network.sockets import listening
@@ -71,7 +72,7 @@ async def node(own: Loaded, start_anew: Callable[[], None]) -> AsyncGenerator[Li
         agent = LocalAgent(library, LlamaCppLauncher(clock, dice), machine, clock, dice, meter, agent_config(settings))
         fleet = await _fleet(settings, agent, part, clock, dice, stack)
         gateway = _gateway(live, fleet, part, meter, clock)
-        drains = [gateway.begin_drain, fleet.begin_drain, library.begin_drain]
+        drains = [fleet.begin_drain, library.begin_drain]
         drains += [part.begin_drain] if part is not None else []
         readiness = NodeReadiness(store.manifests, drains)
         loops = await stack.enter_async_context(Loops())
@@ -79,6 +80,7 @@ async def node(own: Loaded, start_anew: Callable[[], None]) -> AsyncGenerator[Li
         loops.start(fleet.run(), "fleet")
         if part is not None:
             node_parts = NodeParts(
+                agent=agent,
                 fleet=fleet,
                 gateway=gateway,
                 library=library,
@@ -94,7 +96,8 @@ async def node(own: Loaded, start_anew: Callable[[], None]) -> AsyncGenerator[Li
         live.connect(lambda now: now.log.level, set_level)
         if part is not None:
             part.follow_settings()
-        async with _listening(settings, app, readiness) as listener:
+        finish = _finish_nothing if part is None else part.finish
+        async with _listening(settings, app, readiness, finish, clock) as listener:
             yield listener
 
 
@@ -120,18 +123,29 @@ def _app(
         verifier=AnonymousVerifier(),
         readiness=readiness,
         cluster=None if part is None else part.cluster,
+        placements=None if part is None else part.placement.placements,
         version=__version__,
         config=api_config(live.settings),
         settings=live,
         shared=None if part is None else part.shared,
+        ha=None if part is None else part.ha,
     )
     live.connect(api_config, app.reconfigure)
     return app
 
 
 @asynccontextmanager
-async def _listening(settings: Settings, app: App, node: NodeReadiness) -> AsyncGenerator[Listener, None]:
-    """In front of the node: says that it is ready; on leaving lets answers end before anything behind it does."""
+async def _listening(
+    settings: Settings,
+    app: App,
+    node: NodeReadiness,
+    finish: Callable[[float], Awaitable[None]],
+    clock: Clock,
+) -> AsyncGenerator[Listener, None]:
+    """In front of the node: says that it is ready; on leaving lets answers end before anything behind it does.
+
+    finish: returns when those for other nodes have ended, after so many ms at the latest.
+    """
     listener = await serve(app, await listening(settings.listen.host, settings.listen.port, "OLLAMA_HOST or --host"))
     node.phase = Phase.SERVING
     _calm_garbage_collector()
@@ -139,14 +153,20 @@ async def _listening(settings: Settings, app: App, node: NodeReadiness) -> Async
         yield listener
     finally:
         node.drain()
+        over_ms = clock.now_ms() + settings.listen.shutdown_grace_s * 1000
         await listener.close(int(settings.listen.shutdown_grace_s * 1000))
+        await finish(max(0.0, over_ms - clock.now_ms()))
+
+
+async def _finish_nothing(limit_ms: float) -> None:
+    """Of a node that stays alone."""
 
 
 def _library(settings: Settings, store: OllamaStore, clock: Clock, dice: Dice, stack: AsyncExitStack) -> Library:
     """The store's models, and the registries that they come from. What it opens is closed by the stack."""
     registry = RegistryClient(clock, dice, __version__, Path.home() / ".ollama" / "id_ed25519")
     stack.push_async_callback(registry.close)
-    library = Library(store, registry, clock, dice, prune=not settings.engine.noprune)
+    library = Library(store, registry, ChildGgufMaker(), clock, dice, prune=not settings.engine.noprune)
     stack.push_async_callback(library.close)
     return library
 

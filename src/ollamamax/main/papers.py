@@ -112,8 +112,6 @@ def _identity(
             cluster_home(settings), cluster_id, settings.peer.cluster_name, passphrase(settings), now_ns
         )
         return joining.found(store, authority, node_id, node_name(settings), now_ns), authority
-    if standing.holder_id != standing.node_id:
-        return standing, None
     return standing, FileAuthority.load(cluster_home(settings), passphrase(settings))
 
 

@@ -1,6 +1,7 @@
 """What one node needs of its machine, its engines and its store."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -15,6 +16,7 @@ from ollamamax.core.types import (
     EngineKind,
     EngineModel,
     GgufFacts,
+    GgufJob,
     LaunchSpec,
     ModelName,
     Outcome,
@@ -216,6 +218,14 @@ class BlobStore(Protocol):
         """
         ...
 
+    async def add_blob(self, body: AsyncIterator[bytes], size_bytes: int) -> tuple[str, bool]:
+        """Stream in a blob whose digest nobody knows yet; (digest, newly created).
+
+        size_bytes: what it will have, for the check of the room before the first byte.
+        Raises: DiskFull, StoreError, and what body raises. Nothing remains of a failed write.
+        """
+        ...
+
     async def open_parts(self, digest: str, size_bytes: int, part_sizes: Sequence[int]) -> PartedBlob:
         """A blob to be written in parts; close it. One per digest at a time.
 
@@ -254,6 +264,30 @@ class BlobStore(Protocol):
         """Facts of a GGUF blob, cached by digest. whole_arrays: metadata with long arrays too, read anew each time.
 
         Raises: BlobNotFound, GgufError.
+        """
+        ...
+
+
+class NewGguf(Protocol):
+    """A GGUF in the making."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What the whole file will have."""
+        ...
+
+    def body(self) -> AsyncGenerator[bytes, None]:
+        """The file, once. Raises: EngineError if the making of it breaks off."""
+        ...
+
+
+class GgufMaker(Protocol):
+    """Makes one GGUF of files: merges parts, converts safetensors, quantises."""
+
+    def make(self, job: GgufJob) -> AbstractAsyncContextManager[NewGguf]:
+        """Entered once its size is known; on leaving it all work ends.
+
+        Raises: BadRequest, Unsupported, GgufError, StoreError for what can't be made; EngineError.
         """
         ...
 

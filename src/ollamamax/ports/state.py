@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from ollamamax.core.types import StateBatch, StateEntry, StateRange, StateTxn, TxnResult
+from ollamamax.core.types import StateBatch, StateEntry, StateHome, StateRange, StateTxn, TxnResult
 
 
 class StateStore(Protocol):
@@ -75,8 +75,8 @@ class OwnStates(Protocol):
     All methods may raise StoreInUse, StateCorrupt, StateTooNew, StateError, DiskFull, StoreReadOnly, StoreError.
     """
 
-    async def find(self, make: bool) -> StateStore | None:
-        """The newest one that says of itself that it is the cluster's home; None if there is none.
+    async def find(self, make: bool) -> tuple[StateStore | None, StateHome]:
+        """The newest one, if it says of itself that it is the cluster's home, else None; and what it says of the home.
 
         make: an empty one where there is none, for a cluster that is being founded.
         """

@@ -11,9 +11,10 @@ from typing import Any, Final, Protocol
 
 from msgspec.structs import replace
 
-from ollamamax.core.errors import Unsupported
+from ollamamax.core.errors import OllamaMaxError, Unsupported
 from ollamamax.core.modelspec import names
 from ollamamax.core.options import overlay
+from ollamamax.core.placement import keeper
 from ollamamax.core.residency.machine import ResidencyConfig
 from ollamamax.core.residency.runner import Phase, Runner
 from ollamamax.core.types import (
@@ -83,7 +84,9 @@ class LocalAgent:
         self._config = config
         self._pool = RunnerPool(launcher, machine, clock, meter, _residency(config), config.gpu_overhead_bytes)
         self._shown_as: dict[tuple[str, str], tuple[str, ModelDetails]] = {}
-        """By runner key and name. Kept for good: a few hundred bytes for each version of a model that was used."""
+        """By weights and name. Kept for good: a few hundred bytes for each version of a model that was used."""
+        self._needs: dict[str, tuple[int, ...]] = {}
+        """By digest of the manifest."""
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -94,6 +97,7 @@ class LocalAgent:
     def reconfigure(self, config: AgentConfig) -> None:
         """Other settings from the next request on. One that a loaded model does not fit has it loaded anew."""
         self._config = config
+        self._needs.clear()
         self._pool.reconfigure(_residency(config), config.gpu_overhead_bytes)
 
     def tick(self) -> None:
@@ -139,16 +143,31 @@ class LocalAgent:
         """All models of the store. Raises: StoreError."""
         running = {row.name: row for row in self.loaded()}
         return tuple(
-            EngineModel(
-                key=names.key(record.name),
-                served_as=record.name,
-                loaded=record.name in running,
-                record=record,
-                running=running.get(record.name),
-                slots=1 if "embedding" in record.capabilities else 0,
-            )
-            for record in await self._library.records()
+            [
+                EngineModel(
+                    key=names.key(record.name),
+                    served_as=record.name,
+                    loaded=record.name in running,
+                    record=record,
+                    running=running.get(record.name),
+                    slots=1 if "embedding" in record.capabilities else 0,
+                    needs_bytes=await self._needs_of(record),
+                )
+                for record in await self._library.records()
+            ]
         )
+
+    async def _needs_of(self, record: ModelRecord) -> tuple[int, ...]:
+        """Memory of one replica for each number of slots that would be tried, most first; empty if it can't be told."""
+        needs = self._needs.get(record.digest)
+        if needs is None:
+            try:
+                model = await self._library.resolve(record.name)
+                plan = launch_plan(model, model.options, True, self._config)
+            except OllamaMaxError:  # who uses the model is told
+                return ()
+            needs = self._needs[record.digest] = tuple(sizing.need_bytes for sizing in plan.sizings)
+        return needs
 
     async def describe(self, served_as: str) -> dict[str, Any] | None:
         """The store's answer of /api/show. Raises: ModelNotFound, StoreError, GgufError."""
@@ -156,7 +175,7 @@ class LocalAgent:
 
     def _row(self, runner: Runner) -> LoadedModel:
         spec = runner.spec
-        digest, details = self._shown_as[spec.key, spec.name]
+        digest, details = self._shown_as[runner.model_key, spec.name]
         is_on_gpu = self._pool.gpus > 0 and spec.gpu_layers != 0
         return LoadedModel(
             name=spec.name,
@@ -177,6 +196,52 @@ class LocalAgent:
             return FOREVER_MS
         at_ms = runner.expires_at_ms if runner.expires_at_ms is not None else now_ms + runner.keep_alive_ms
         return wall_ns + int((at_ms - now_ms) * _NS_PER_MS)
+
+    # -- replicas that are kept --------------------------------------------------------------------------------------
+
+    async def kept(self) -> tuple[keeper.Instance, ...]:
+        """Those there are; of a model that is another one by now, they are let go."""
+        for key in {runner.kept_for for runner in self._pool.runners if runner.kept_for}:
+            try:
+                weights = runner_key(await self._library.resolve(key))
+            except OllamaMaxError:
+                weights = ""
+            for runner in self._pool.runners:
+                if runner.kept_for == key and runner.model_key != weights:
+                    self._pool.let_go(runner.key)
+        return tuple(
+            keeper.Instance(runner.key, runner.kept_for, _phase(runner), busy=not runner.is_idle)
+            for runner in self._pool.runners
+            if runner.kept_for
+        )
+
+    async def keep(self, model_key: str) -> None:
+        """One more replica of the model stays in memory until it is let go; returns once it is ready.
+
+        Raises: ModelNotFound, NoMemory, LoadFailed, LoadTimeout, GgufError, StoreError, ShuttingDown.
+        """
+        model = await self._library.resolve(model_key)
+        async with self._pool.slot(self._plan(model, model.options, shift=True), None, keep_for=model_key) as slot:
+            slot.is_completed = True
+
+    def let_go(self, instance_id: str) -> None:
+        """From now on the replica leaves by its keep-alive."""
+        self._pool.let_go(instance_id)
+
+    async def vacate(self, model: str, limit_ms: float) -> None:
+        """Have what a name was loaded under leave memory, once its answers end; wait for it so long at most."""
+        key = names.key(model)
+        runners = [one for one in self._pool.runners if names.key(one.spec.name) == key or one.kept_for == key]
+        for runner in runners:
+            if runner.kept_for == key:
+                self._pool.let_go(runner.key)
+        for weights in {runner.model_key for runner in runners}:
+            self._pool.unload(weights)
+        await self._pool.gone({runner.key for runner in runners if not runner.kept_for}, limit_ms)
+
+    def stop_serving(self) -> None:
+        """All answers end now, and all models leave memory."""
+        self._pool.stop_serving()
 
     # -- work --------------------------------------------------------------------------------------------------------
 
@@ -239,6 +304,12 @@ class LocalAgent:
 
     def _call_id(self) -> str:
         return f"call_{self._dice.token_hex(4)}"
+
+
+def _phase(runner: Runner) -> keeper.Phase:
+    if runner.condemned or runner.phase is Phase.STOPPING:
+        return keeper.Phase.UNLOADING
+    return keeper.Phase.READY if runner.phase is Phase.READY else keeper.Phase.LOADING
 
 
 def _residency(config: AgentConfig) -> ResidencyConfig:

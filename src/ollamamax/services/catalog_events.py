@@ -26,6 +26,8 @@ def changes(old: Catalog, new: Catalog, at_ns: int) -> Iterator[ClusterEvent]:
             if before.addresses != record.addresses:
                 where = ", ".join(record.addresses)
                 yield _event(at_ns, "moved", record.name, f"{record.name} is found at {where}")
+    yield from _drains(old, new, at_ns)
+    yield from _placements(old, new, at_ns)
     for node_id in new.revoked.keys() - old.revoked.keys():
         name = new.revoked[node_id].name
         yield _event(at_ns, "removed", name, f"{name} was removed: its certificate is refused")
@@ -36,6 +38,32 @@ def changes(old: Catalog, new: Catalog, at_ns: int) -> Iterator[ClusterEvent]:
         yield _event(at_ns, "model_added", "", f"model {new.models[key].name} is known")
     for key in sorted(old.models.keys() - new.models.keys()):
         yield _event(at_ns, "model_removed", "", f"model {old.models[key].name} was deleted")
+
+
+def _drains(old: Catalog, new: Catalog, at_ns: int) -> Iterator[ClusterEvent]:
+    for node_id in sorted(new.drains.keys() - old.drains.keys()):
+        name = new.nodes[node_id].name
+        yield _event(at_ns, "drained", name, f"{name} is being emptied")
+    for node_id in sorted(old.drains.keys() - new.drains.keys()):
+        if node_id in new.nodes:
+            name = new.nodes[node_id].name
+            yield _event(at_ns, "undrained", name, f"{name} is not emptied any more")
+
+
+def _placements(old: Catalog, new: Catalog, at_ns: int) -> Iterator[ClusterEvent]:
+    if old.placements is not new.placements:
+        for key, wish in sorted(new.placements.items()):
+            if old.placements.get(key) != wish:
+                yield _event(at_ns, "placed", "", f"model {wish.name} is to have {wish.replicas} replicas")
+        for key in sorted(old.placements.keys() - new.placements.keys()):
+            yield _event(at_ns, "unplaced", "", f"model {old.placements[key].name} is not placed any more")
+    if old.assignments is not new.assignments:
+        for key, decided in sorted(new.assignments.items()):
+            before = old.assignments.get(key)
+            if before is None or (before.nodes, before.missing) != (decided.nodes, decided.missing):
+                where = ", ".join(new.nodes[node_id].name for node_id in decided.nodes) or "nowhere"
+                missing = f", {decided.missing} without a place" if decided.missing else ""
+                yield _event(at_ns, "assigned", "", f"model {decided.name} runs on {where}{missing}")
 
 
 def _event(at_ns: int, kind: str, node: str, text: str) -> ClusterEvent:

@@ -5,7 +5,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from ollamamax.core.catalog import levels
 from ollamamax.core.catalog.commands import RemoveNode, SetCordon, SetLabels
 from ollamamax.core.membership.detector import PeerState
 from ollamamax.core.types import (
@@ -23,6 +25,7 @@ from ollamamax.core.types import (
 )
 from ollamamax.ports import Clock
 from ollamamax.services.control import Control
+from ollamamax.services.draining import Drains, replicas_on
 from ollamamax.services.events import EventLog
 from ollamamax.services.issuing import Issuer
 from ollamamax.services.membership import Membership
@@ -62,6 +65,7 @@ class Cluster:
         facts: Callable[[], NodeFacts],
         clock: Clock,
         doors: Doors,
+        drains: Drains,
     ) -> None:
         self._node_id = node_id
         self._replica = replica
@@ -72,6 +76,7 @@ class Cluster:
         self._facts = facts
         self._clock = clock
         self._doors = doors
+        self._drains = drains
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
@@ -104,6 +109,7 @@ class Cluster:
             certificate_expires_ns=self._doors.certificate_expires_ns(),
             nodes=dict(Counter(view.state.value for view in views)),
             versions=dict(Counter(view.version for view in views)),
+            waits=levels.waiting(catalog.nodes.values()),
             queued=sum(view.queued for view in there),
             in_flight=sum(view.slots_used for view in there),
             slots=sum(view.slots for view in there),
@@ -142,6 +148,14 @@ class Cluster:
         """Keep new requests away from it, or no longer. Raises: NodeNotFound, StateUnavailable."""
         await self._control.run(SetCordon(self._replica.catalog.node(node).node_id, cordoned))
 
+    async def drain(self, node: str, timeout_ms: int, on_timeout: str) -> None:
+        """Empty it. Raises: NodeNotFound, BadRequest, Conflict, StateUnavailable."""
+        await self._drains.drain(node, timeout_ms, on_timeout)
+
+    async def undrain(self, node: str) -> None:
+        """It takes work again. Raises: NodeNotFound, StateUnavailable."""
+        await self._drains.end(node)
+
     async def label(self, node: str, put: Mapping[str, str], drop: Sequence[str]) -> None:
         """Set and remove labels. Raises: NodeNotFound, BadRequest, StateUnavailable."""
         record = self._replica.catalog.node(node)
@@ -177,12 +191,19 @@ class Cluster:
             state = _STATES[peer.state]
             if peer.facts is not None:
                 facts, age_ms = peer.facts, max(0.0, self._clock.now_ms() - peer.facts_at_ms)
-        if state is NodeState.READY and record.cordoned:
+        catalog = self._replica.catalog
+        drain = catalog.drains.get(record.node_id)
+        if state is NodeState.READY and drain is not None:
+            is_over = self._drains.is_over(record.node_id, facts)
+            state = NodeState.DRAINED if is_over else NodeState.DRAINING
+        elif state is NodeState.READY and record.cordoned:
             state = NodeState.CORDONED
         elif state is NodeState.READY and facts is not None and facts.draining:
             state = NodeState.DRAINING
-        holder = self._replica.catalog.holder
-        return _told(record, facts, state, age_ms, is_this, holder is not None and holder.node_id == record.node_id)
+        holder = catalog.holder
+        told = _told(record, facts, state, age_ms, is_this, holder is not None and holder.node_id == record.node_id)
+        deadline_ns = drain.deadline_ns if drain is not None else 0
+        return replace(told, replicas=replicas_on(catalog, record.node_id), drain_deadline_ns=deadline_ns)
 
 
 def _told(
@@ -201,6 +222,8 @@ def _told(
         addresses=record.addresses,
         joined_ns=record.joined_ns,
         version=facts.version if facts is not None else record.version,
+        level=record.level,
+        protocol=_protocol(facts) if facts is not None else "",
         role=facts.role if facts is not None else "",
         is_this=is_this,
         is_holder=is_holder,
@@ -217,3 +240,8 @@ def _told(
         prefill_tps=max((engine.prefill_tps for engine in engines), default=0.0),
         decode_tps=max((engine.decode_tps for engine in engines), default=0.0),
     )
+
+
+def _protocol(facts: NodeFacts) -> str:
+    oldest, newest = facts.protocol_min, facts.protocol_max
+    return f"{oldest}" if oldest == newest else f"{oldest}-{newest}"

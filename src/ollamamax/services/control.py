@@ -6,7 +6,7 @@ from typing import Final
 from ollamamax.core.catalog.apply import apply
 from ollamamax.core.catalog.catalog import Catalog
 from ollamamax.core.catalog.commands import Command
-from ollamamax.core.errors import BadRequest, Conflict, OllamaMaxError, StateUnavailable
+from ollamamax.core.errors import BadRequest, Conflict, OllamaMaxError, StateElsewhere, StateUnavailable
 from ollamamax.ports import Dice, StateStore
 from ollamamax.services.replica import Replica
 
@@ -33,38 +33,55 @@ class Control:
     async def run(self, command: Command) -> Catalog:
         """Carry it out. Returns: this node's catalog, which has seen it.
 
+        While the state is being moved, or is held by several nodes of which one was lost just now, it is tried again.
         Raises: what apply() raises by the newest state; Conflict if others change the same all the time;
         StateUnavailable, and then it may have been carried out (a repeat is harmless); DiskFull, StateError.
         """
+        last: list[StateUnavailable] = []
         try:
             async with asyncio.timeout(self._limit_ms / 1000.0), self._turn:
-                await self._carry_out(command)
+                await self._carry_out(command, last)
         except TimeoutError:
+            why = f": {last[-1]}" if last else "; try again later"
             raise StateUnavailable(
-                f"the cluster's state did not take the change within {self._limit_ms / 1000.0:g} s; try again later"
+                f"the cluster's state did not take the change within {self._limit_ms / 1000.0:g} s{why}"
             ) from None
         return self._replica.catalog
 
-    async def _carry_out(self, command: Command) -> None:
-        for attempt in range(_ATTEMPTS):
-            is_newest = attempt > 0
-            if is_newest:
-                await self._replica.refresh()
+    async def _carry_out(self, command: Command, last: list[StateUnavailable]) -> None:
+        """last: gets why it had to wait."""
+        attempt = losses = 0
+        is_newest = False
+        while losses < _ATTEMPTS:
             try:
-                txn = apply(self._replica.catalog, command)
+                if attempt:
+                    await self._replica.refresh()
+                    is_newest = True
+                result = await self._store.txn(apply(self._replica.catalog, command))
+                if result.ok:
+                    await self._see(result.revision)
+                    return
+                losses += 1
             except BadRequest:
                 raise
+            except StateUnavailable as error:
+                if not self._comes_back(error):
+                    raise
+                last[:] = [error]
             except OllamaMaxError:
                 if is_newest:
                     raise
+                attempt += 1
                 continue  # this node may not have seen yet what makes it right
-            result = await self._store.txn(txn)
-            if result.ok:
-                await self._see(result.revision)
-                return
-            pause_ms = min(_PAUSE_MS * 2.0**attempt, _LAST_PAUSE_MS)
+            pause_ms = min(_PAUSE_MS * 2.0 ** min(attempt, 10), _LAST_PAUSE_MS)
+            attempt += 1
             await asyncio.sleep(pause_ms * self._dice.random() / 1000.0)
         raise Conflict("others change the same part of the cluster's state all the time; try again later")
+
+    def _comes_back(self, error: StateUnavailable) -> bool:
+        """Whether it is worth waiting: one node alone that is lost may be away for long."""
+        home = self._replica.catalog.home
+        return home.phase == "moving" or home.kind != "sqlite" or isinstance(error, StateElsewhere)
 
     async def _see(self, revision: int) -> None:
         """Until this node's catalog has what was written, by what comes in or by a look."""

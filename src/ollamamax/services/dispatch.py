@@ -342,7 +342,7 @@ def _is_worth_a_transfer(lease: Lease, error: OllamaMaxError) -> bool:
 
 def _is_free(trip: Trip, lease: Lease, error: OllamaMaxError) -> bool:
     """Whether a repeat costs the budget nothing: all attempts at a node fail when it goes, which is no storm."""
-    is_gone = lease.is_lost or (bool(lease.member.node_id) and isinstance(error, EngineUnavailable))
+    is_gone = lease.is_lost or (bool(lease.member.node_id) and isinstance(error, EngineUnavailable | ShuttingDown))
     return is_gone and trip.attempts < FREE_ATTEMPTS
 
 

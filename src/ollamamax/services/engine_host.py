@@ -5,6 +5,7 @@ Who asks has chosen this engine and watches the time; when it goes away the engi
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 from typing import Final, Protocol
 
 import structlog
@@ -86,6 +87,8 @@ class EngineHost:
         self._config = config or EngineHostConfig()
         self._ensure = ensure
         self._waiting = 0
+        self._under_way = 0
+        self._finished = asyncio.Event()
 
     def methods(self) -> PeerMethods:
         """For the peer listener."""
@@ -98,6 +101,14 @@ class EngineHost:
             streams={peer_wire.GENERATE: self._generate},
         )
 
+    async def finish(self, limit_ms: float) -> None:
+        """Returns when nothing is under way for other nodes, after that time at the latest."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_ms / 1000):
+                while self._under_way:
+                    self._finished.clear()
+                    await self._finished.wait()
+
     async def _generate(self, caller: Caller, body: bytes) -> AsyncGenerator[list[bytes], None]:
         ask = peer_wire.decode_ask(body, peer_wire.GenerateAsk)
         self._check_room()
@@ -107,6 +118,7 @@ class EngineHost:
         failure: BaseException | None = None
         is_waiting = True
         self._waiting += 1
+        self._under_way += 1
         try:
             await self._fetch(lease)
             async for read in answer:
@@ -138,6 +150,7 @@ class EngineHost:
         except TimeoutError:
             _LOG.warning("an engine's stream does not close", engine=lease.engine_id)
         finally:
+            self._left()
             if trip.stats is not None:
                 self._fleet.succeeded(lease, trip.sample(lease))
             else:
@@ -148,6 +161,7 @@ class EngineHost:
         self._check_room()
         lease = self._fleet.lease(ask.engine, ask.model, 0)
         self._waiting += 1
+        self._under_way += 1
         try:
             await self._fetch(lease)
             result = await lease.member.engine.embed(ask.request, lease.served_as)
@@ -156,6 +170,7 @@ class EngineHost:
             raise
         finally:
             self._waiting -= 1
+            self._left()
         self._fleet.responded(lease)
         self._fleet.succeeded(lease, Sample(load_ms=0.0 if lease.was_loaded else result.load_ms))
         return peer_wire.encode_result(result)
@@ -190,6 +205,11 @@ class EngineHost:
     def _check_room(self) -> None:
         if self._waiting >= self._config.max_waiting:
             raise NodeBusy(f"{self._waiting} requests of other nodes wait for a first token here already")
+
+    def _left(self) -> None:
+        self._under_way -= 1
+        if not self._under_way:
+            self._finished.set()
 
     async def _fetch(self, lease: Lease) -> None:
         if lease.must_fetch and self._ensure is not None:

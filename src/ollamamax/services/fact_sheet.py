@@ -1,4 +1,5 @@
-"""Tells the other nodes what this one says of itself: what changed, when it changed, and at most twice a second.
+"""Tells the other nodes what this one says of itself: what changed, when it changed, and at most twice a
+second unless it is urgent.
 
 When nothing has changed for a while after that, the number of the last message is told once more, so that whoever
 missed it notices.
@@ -6,6 +7,7 @@ missed it notices.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -52,10 +54,16 @@ class FactSheet:
         self._must_retell = False
         self._told_ms = float("-inf")
         self._touched = asyncio.Event()
+        self._hurried = asyncio.Event()
         mesh.answer(self.whole)
 
     def touch(self) -> None:
         """Something may have changed. Cheap: call it whenever."""
+        self._touched.set()
+
+    def hurry(self) -> None:
+        """Something has changed that the others should know before the gap is over."""
+        self._hurried.set()
         self._touched.set()
 
     def retell(self) -> None:
@@ -83,7 +91,10 @@ class FactSheet:
                 await self._publish(self._writer.echo())
             rest_ms = self._told_ms + self._gap_ms - self._clock.now_ms()
             if rest_ms > 0:
-                await asyncio.sleep(rest_ms / 1000)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(rest_ms / 1000):
+                        await self._hurried.wait()
+            self._hurried.clear()
             self._touched.clear()
             await self._tell()
 
@@ -109,11 +120,9 @@ class FactSheet:
         wait_ms = self._look_ms
         if self._must_echo:
             wait_ms = min(wait_ms, max(self._told_ms + self._echo_ms - self._clock.now_ms(), 1.0))
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(wait_ms / 1000):
                 await self._touched.wait()
-        except TimeoutError:
-            pass
 
     def _delta(self) -> bytes | None:
         data = self._writer.delta(self._source())

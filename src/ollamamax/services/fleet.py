@@ -42,7 +42,6 @@ from ollamamax.services.probing import ProbeConfig, Prober
 from ollamamax.services.roster import Roster
 
 _LOG: Final = structlog.get_logger(__name__)
-CORDONED: Final = "is cordoned"
 _STARTED: Final = Started()
 DESCRIBE_LIMIT: Final = 3
 """Engines that are asked for a description, one after the other."""
@@ -200,9 +199,8 @@ class Fleet(Roster):
             attached = (member.attached for member in self._members.values())
             await self._book.save(tuple(engine for engine in attached if engine is not None))
 
-    def cordon(self, is_cordoned: bool) -> None:
-        """Whether this node's own engines are kept from new requests."""
-        out = CORDONED if is_cordoned else ""
+    def keep_out(self, out: str) -> None:
+        """Why this node's own engines are kept from new requests, "" if they are not."""
         if out != self._out:
             self._out = out
             for member in self._members.values():

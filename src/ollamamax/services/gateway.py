@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from ollamamax.core.access.decide import decide
 from ollamamax.core.access.roles import MUTATING, Action
-from ollamamax.core.errors import Forbidden, ShuttingDown
+from ollamamax.core.errors import Forbidden
 from ollamamax.core.routing.decide import Decision
 from ollamamax.core.types import ChatRequest, EmbedRequest, EmbedResult, Principal, RequestContext
 from ollamamax.ports import AuditSink, ChunkStream, Clock, Meter
@@ -38,7 +38,6 @@ class Gateway:
         self._audit = audit
         self._meter = meter
         self._clock = clock
-        self._is_draining = False
 
     def authorize(self, context: RequestContext, action: str, subject: str) -> None:
         """Refusals and changes are audited. action: a value of access.roles.Action. Raises: Forbidden."""
@@ -47,7 +46,7 @@ class Gateway:
     def chat(self, context: RequestContext, request: ChatRequest) -> ChunkStream:
         """Answer. Closing the generator, or cancelling who reads it, cancels down to the engine.
 
-        Raises: Forbidden, ShuttingDown, QueueFull, ModelNotFound, InvalidName, NoCandidate, what engines raise.
+        Raises: Forbidden, QueueFull, ModelNotFound, InvalidName, NoCandidate, what engines raise.
         """
         return self._dispatcher.stream(request, Trip(context, request.model), self._admit, self._end)
 
@@ -68,6 +67,10 @@ class Gateway:
         """Requests waiting for admission, and admitted."""
         return self._room.waiting, self._room.running
 
+    def waiting(self) -> dict[str, int]:
+        """Requests waiting for admission, by model key."""
+        return self._room.waiting_by_model
+
     def explain(self, model: str) -> Explanation:
         """Where a request of a few words for the model would go now, and why. Raises: ModelNotFound, InvalidName."""
         facts = self._router.facts(ChatRequest(model=model))
@@ -75,10 +78,6 @@ class Gateway:
         if decision.is_nowhere:
             raise self._router.refusal(model, decision)
         return Explanation(decision.explain(), decision, position, eta_ms)
-
-    def begin_drain(self) -> None:
-        """Take no new requests; those under way, waiting ones included, go on."""
-        self._is_draining = True
 
     def _authorize(self, principal: Principal, action: Action, subject: str) -> None:
         verdict = decide(principal, action, subject)
@@ -88,8 +87,6 @@ class Gateway:
             raise Forbidden(verdict.rule)
 
     def _check_in(self, trip: Trip) -> None:
-        if self._is_draining:
-            raise ShuttingDown("the node is shutting down")
         self._authorize(trip.context.principal, Action.INFER, trip.model)
 
     def _admit(self, request: ChatRequest, trip: Trip) -> Awaitable[Lease] | None:

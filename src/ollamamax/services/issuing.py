@@ -1,7 +1,7 @@
 """Letting other nodes in: join tokens, the answers to who wants to join, and renewed certificates.
 
-A joining goes to any member. The one that has the authority's key signs; the others pass it on to the node that holds
-the state, which is where the key is. Nothing is signed for a stranger that stays so: the certificate is handed out
+A joining goes to any member. One that has the authority's key signs; the others pass it on to the nodes that hold the
+state, which is where the key is. Nothing is signed for a stranger that stays so: the certificate is handed out
 only after the catalog took the node in, and used the token up, in one transaction.
 
 Signing takes 0.3 ms and happens in the event loop; a stranger's attempts are few (FailureLimit).
@@ -10,6 +10,7 @@ Deliberate limits: members believe each other about the address that a joining c
 its seven days, so who is removed is refused by its id and its key (the catalog's `revoked/`), not by its certificate.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -22,6 +23,7 @@ from ollamamax.core.errors import (
     Conflict,
     NodeConflict,
     PeerError,
+    StateElsewhere,
     StateUnavailable,
     TokenRefused,
 )
@@ -53,12 +55,12 @@ _REMEMBERED_NS: Final = 86_400 * 10**9
 
 
 class Issuer:
-    """authority: None where another node has the key.  identity: this node's own.  version: of this program."""
+    """authority: gives None as long as others have the key.  identity: this node's own.  version: of this program."""
 
     def __init__(
         self,
         *,
-        authority: CertificateAuthority | None,
+        authority: Callable[[], CertificateAuthority | None],
         store: IdentityStore,
         identity: Identity,
         control: Control,
@@ -138,9 +140,9 @@ class Issuer:
         await self._control.run(DropToken(token_id=token_id))
 
     def _addresses(self) -> tuple[str, ...]:
-        """This node's, then the holder's: one of them will answer. Raises: Conflict."""
+        """This node's, then those of who holds the state: one of them will answer. Raises: Conflict."""
         catalog = self._replica.catalog
-        nodes = [catalog.nodes.get(self._identity.node_id), catalog.holder]
+        nodes = [catalog.nodes.get(self._identity.node_id), *catalog.hosts]
         addresses = dict.fromkeys(address for node in nodes if node is not None for address in node.addresses)
         if not addresses:
             raise Conflict("no address is known under which others can call this node: set peer.advertise")
@@ -169,8 +171,8 @@ class Issuer:
         self._limit.check(source)
         try:
             request = join_wire.asked(body, JoinRequest)
-            if self._authority is not None:
-                return await self._let_in(self._authority, request, source)
+            if (authority := self._authority()) is not None:
+                return await self._let_in(authority, request, source)
             return await self._pass_on(ForwardedJoin(join=request, source=source))
         except (TokenRefused, BadRequest) as error:
             self._limit.failed(source)
@@ -178,23 +180,17 @@ class Issuer:
             raise
 
     async def _pass_on(self, passed: ForwardedJoin) -> bytes:
-        """Raises: StateUnavailable if the holder can't be reached, and its own errors."""
-        holder = self._holder()
-        try:
-            return await self._link.call(
-                holder, join_wire.FORWARD, join_wire.encode(passed), timeout_ms=_FORWARD_TIMEOUT_MS
-            )
-        except PeerError as error:
-            raise _away(holder, error) from error
+        """Raises: StateUnavailable if no node that signs can be reached, and its own errors."""
+        return await self._ask_signer(join_wire.FORWARD, join_wire.encode(passed), _FORWARD_TIMEOUT_MS)
 
     async def _forwarded(self, caller: Caller, body: bytes) -> bytes:
         """cluster.join.forward: a member has who wants to join."""
         passed = join_wire.asked(body, ForwardedJoin)
-        if self._authority is None:
+        if (authority := self._authority()) is None:
             raise _no_key_here()
         self._limit.check(passed.source)
         try:
-            return await self._let_in(self._authority, passed.join, passed.source)
+            return await self._let_in(authority, passed.join, passed.source)
         except (TokenRefused, BadRequest):
             self._limit.failed(passed.source)
             raise
@@ -238,29 +234,25 @@ class Issuer:
     @property
     def signs_here(self) -> bool:
         """Whether this node has the authority's key."""
-        return self._authority is not None
+        return self._authority() is not None
 
     async def own_certificate(self, request: bytes) -> bytes:
         """A new certificate (PEM) for this node's own key. Raises: StateUnavailable, CertificateRefused, PeerError."""
-        if self._authority is not None:
-            return self._authority.sign(request, self._identity.node_id, self._clock.wall_ns())
-        holder = self._holder()
+        if (authority := self._authority()) is not None:
+            return authority.sign(request, self._identity.node_id, self._clock.wall_ns())
         body = join_wire.encode(RenewRequest(request=request))
-        try:
-            answer = await self._link.call(holder, join_wire.RENEW, body, timeout_ms=_RENEW_TIMEOUT_MS)
-        except PeerError as error:
-            raise _away(holder, error) from error
+        answer = await self._ask_signer(join_wire.RENEW, body, _RENEW_TIMEOUT_MS)
         return join_wire.answered(answer, RenewAnswer).certificate
 
     async def _renew(self, caller: Caller, body: bytes) -> bytes:
         """cluster.renew: for a member, which its certificate says who it is. A new key needs a token."""
-        if self._authority is None:
+        if (authority := self._authority()) is None:
             raise _no_key_here()
         node = self._replica.catalog.nodes.get(caller.node_id)
         if node is None:
             raise CertificateRefused(f"node {caller.node_id} is no member of the cluster (any more)")
         request = join_wire.asked(body, RenewRequest).request
-        certificate = self._authority.sign(request, node.node_id, self._clock.wall_ns())
+        certificate = authority.sign(request, node.node_id, self._clock.wall_ns())
         if self._store.facts(certificate).key_hash != node.key_hash:
             raise CertificateRefused(
                 f"node {node.name} asks for a certificate for another key than the one it joined with: "
@@ -268,22 +260,31 @@ class Issuer:
             )
         return join_wire.encode(RenewAnswer(certificate=certificate))
 
-    def _holder(self) -> NodeRecord:
-        """Who has the authority's key. Raises: StateUnavailable."""
-        holder = self._replica.catalog.holder
-        if holder is None:
+    async def _ask_signer(self, method: str, body: bytes, timeout_ms: float) -> bytes:
+        """Of the nodes that hold the state, and so the authority's key, the first one that answers.
+
+        Raises: StateUnavailable, and that one's own errors.
+        """
+        if not self._replica.catalog.hosts:
             raise StateUnavailable("the cluster's state was not seen yet, so the node that signs is not known")
-        if holder.node_id == self._identity.node_id:
-            raise _no_key_here()
-        return holder
+        signers = [node for node in self._replica.catalog.hosts if node.node_id != self._identity.node_id]
+        failure: StateUnavailable = _no_key_here()
+        for node in signers:
+            try:
+                return await self._link.call(node, method, body, timeout_ms=timeout_ms)
+            except StateElsewhere as error:
+                failure = error
+            except PeerError as error:
+                failure = _away(node, error)
+        raise failure
 
 
-def _no_key_here() -> StateUnavailable:
-    return StateUnavailable("this node lacks the key of the cluster's authority (ca.key), so it can't sign")
+def _no_key_here() -> StateElsewhere:
+    return StateElsewhere("this node lacks the key of the cluster's authority (ca.key), so it can't sign")
 
 
-def _away(holder: NodeRecord, error: PeerError) -> StateUnavailable:
-    return StateUnavailable(f"node {holder.name}, which signs certificates, can't be reached now ({error})")
+def _away(signer: NodeRecord, error: PeerError) -> StateUnavailable:
+    return StateUnavailable(f"node {signer.name}, which signs certificates, can't be reached now ({error})")
 
 
 def _merged(addresses: tuple[str, ...], source: str) -> tuple[str, ...]:

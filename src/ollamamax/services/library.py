@@ -26,7 +26,7 @@ from ollamamax.core.types import (
     ResolvedModel,
     TransferRequest,
 )
-from ollamamax.ports import BlobStore, Clock, Dice, Registry, StoredManifest
+from ollamamax.ports import BlobStore, Clock, Dice, GgufMaker, Registry, StoredManifest
 from ollamamax.services.library_create import Creator, check, discard
 from ollamamax.services.library_show import Parts, shown
 from ollamamax.services.patience import TransferConfig
@@ -43,12 +43,14 @@ class Library:
         self,
         store: BlobStore,
         registry: Registry,
+        maker: GgufMaker,
         clock: Clock,
         dice: Dice,
         prune: bool = True,
         transfers: TransferConfig | None = None,
     ) -> None:
         self._store = store
+        self._maker = maker
         self._clock = clock
         self._prune = prune
         self._changing = asyncio.Lock()
@@ -172,23 +174,37 @@ class Library:
         async with aclosing(self._brought(request.from_model)) as steps:
             async for step in steps:
                 yield step
-        async with self._changing:
-            started_ms = self._clock.now_ms()
-            creator = Creator(self._store, self._base_of)
-            try:
-                async with aclosing(creator.layers(request)) as steps:
-                    async for step in steps:
-                        yield step
-                yield Progress("writing manifest")
-                before = await self._store.manifest(name)
-                await self._store.put_manifest(name, creator.manifest)
-            except BaseException:
-                await self._undo(name, creator)
-                raise
-            if before is not None:
-                await self._remove_unused(before)
-            _LOG.info("model created", model=name.short, took_ms=round(self._clock.now_ms() - started_ms))
+        started_ms = self._clock.now_ms()
+        creator = Creator(self._store, self._maker, self._base_of)
+        try:
+            async with aclosing(creator.prepare(request)) as steps:
+                async for step in steps:
+                    yield step
+            async with self._changing, aclosing(self._written(name, request, creator)) as steps:
+                async for step in steps:
+                    yield step
+        except BaseException:
+            await self._discard_made(name, creator)
+            raise
+        _LOG.info("model created", model=name.short, took_ms=round(self._clock.now_ms() - started_ms))
         yield Progress("success")
+
+    async def _written(
+        self, name: ModelName, request: CreateRequest, creator: Creator
+    ) -> AsyncGenerator[Progress, None]:
+        """The steps that need the store to stay as it is."""
+        try:
+            async with aclosing(creator.layers(request)) as steps:
+                async for step in steps:
+                    yield step
+            yield Progress("writing manifest")
+            before = await self._store.manifest(name)
+            await self._store.put_manifest(name, creator.manifest)
+        except BaseException:
+            await self._undo(name, creator)
+            raise
+        if before is not None:
+            await self._remove_unused(before)
 
     async def _brought(self, model: str) -> AsyncGenerator[Progress, None]:
         """The steps of pulling a model that is to be built on; none if it is here, or no model is."""
@@ -345,6 +361,16 @@ class Library:
                 await discard(self._store, creator.created)
         except StoreError as error:  # the first error is the one to tell
             _LOG.warning("the remains of a failed creation were not removed", model=name.short, reason=str(error))
+
+    async def _discard_made(self, name: ModelName, creator: Creator) -> None:
+        """Remove the weights that a failed creation made, unless a model has them now."""
+        if not creator.made:
+            return
+        try:
+            async with self._changing:
+                await discard(self._store, set(creator.made) - await self._store.used_blobs())
+        except StoreError as error:  # the first error is the one to tell
+            _LOG.warning("the weights of a failed creation were not removed", model=name.short, reason=str(error))
 
     async def _remove_unused(self, gone: StoredManifest) -> bool:
         """Blobs of a former manifest that no model uses any more; none, if a manifest can't be read. Whether any."""

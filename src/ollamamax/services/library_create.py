@@ -1,68 +1,91 @@
 """The work of /api/create: from uploaded blobs, or from another model, to the manifest of a new one."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from pathlib import PurePosixPath
 from typing import Any, Final
 
 import msgspec
 
-from ollamamax.core.errors import BadRequest, BlobNotFound, GgufError, GgufForeign, GgufUnsupported, Unsupported
-from ollamamax.core.modelspec import builtin_templates, digests, manifest
-from ollamamax.core.modelspec.architectures import ARCHITECTURES
+from ollamamax.core.errors import BadRequest, Conflict
+from ollamamax.core.modelspec import builtin_templates, digests, manifest, quantization
 from ollamamax.core.modelspec.capabilities import unknown_form
 from ollamamax.core.modelspec.manifest import Config, Layer
 from ollamamax.core.modelspec.parameters import checked
 from ollamamax.core.modelspec.template import parse as parse_template
 from ollamamax.core.types import CreateRequest, GgufFacts, Progress
-from ollamamax.ports import BlobStore
+from ollamamax.ports import BlobStore, GgufMaker
 from ollamamax.services.library_show import Parts
+from ollamamax.services.library_weights import Gguf, Weights, are_safetensors, layer_of
 
-_PROJECTOR_ARCHITECTURE: Final = "clip"
-_WHOLE: Final = ("F32", "F16", "BF16")
-_QUANTIZATIONS: Final = (*_WHOLE, "Q4_K_S", "Q4_K_M", "Q8_0")
-_CONVERT: Final = "convert it to GGUF first (llama.cpp's convert_hf_to_gguf.py)"
+_NOT_BOTH: Final = "give weights or a model to build on, not both"
 
 BaseOf = Callable[[str], Awaitable[tuple[str, Parts]]]
 """A model to build on, by the name as it was asked for: its short name and what it consists of."""
 
 
 class Creator:
-    """One creation. After `layers` has ended, `manifest` holds the bytes; `created` names the blobs that were added."""
+    """One creation: `prepare`, then `layers`. After that `manifest` holds the bytes; `created` names the blobs that
+    layers() added, `made` those that prepare() did.
+    """
 
-    def __init__(self, store: BlobStore, base_of: BaseOf) -> None:
+    def __init__(self, store: BlobStore, maker: GgufMaker, base_of: BaseOf) -> None:
         self._store = store
         self._base_of = base_of
+        self._weights = Weights(store, maker)
         self.manifest = b""
         self.created: list[str] = []
         self._jinja = ""
+        self._kept: list[Layer] = []
+        self._config = Config()
+        self._inherited: dict[str, Any] = {}
+        self._base_weights: Gguf
+
+    @property
+    def made(self) -> list[str]:
+        """Weights that were made for this model."""
+        return self._weights.made
+
+    async def prepare(self, request: CreateRequest) -> AsyncGenerator[Progress, None]:
+        """The steps of finding or making the weights. What can be known beforehand is checked before the first one.
+
+        Raises: BadRequest, InvalidOption, Unsupported, TemplateError, ModelNotFound, GgufError, StoreError,
+        EngineError.
+        """
+        check(request)
+        await self._base(request.from_model)
+        if are_safetensors(request.files):
+            steps = self._converted(request)
+        else:
+            if request.files or request.adapters:
+                yield Progress("parsing GGUF")
+            steps = self._with_files(request)
+        async with aclosing(steps):
+            async for step in steps:
+                yield step
+        for name, digest in request.adapters.items():
+            self._kept = [*_without(self._kept, manifest.ADAPTER), await self._weights.adapter(name, digest)]
 
     async def layers(self, request: CreateRequest) -> AsyncGenerator[Progress, None]:
-        """The steps. What can be known beforehand is checked before the first one.
-
-        Raises: BadRequest, InvalidOption, Unsupported, TemplateError, ModelNotFound, BlobNotFound, GgufError,
-        StoreError.
-        """
-        parameters = check(request)
-        kept, config, inherited = await self._base(request.from_model)
-        if request.files or request.adapters:
-            yield Progress("parsing GGUF")
-        if request.files:
-            kept, config = await self._with_files(kept, config, request.files)
-            if request.template is None and (known := builtin_templates.detect(self._jinja)) is not None:
-                yield Progress(f"using autodetected template {known.name}")
-                request = msgspec.structs.replace(request, template=known.text)
-                parameters = {**known.parameters, **parameters}
-        for name, digest in request.adapters.items():
-            kept = [*_without(kept, manifest.ADAPTER), await self._adapter(name, digest)]
-        _check_quantization(request.quantize, config.file_type)
-        config = _told(config, request)
+        """The steps of writing what belongs to the weights. Raises: Conflict, TemplateError, StoreError."""
+        for layer in self._kept:
+            if await self._store.blob_size(layer.digest) is None:
+                raise Conflict(f"blob {layer.digest} was removed while the model was made; try again")
+        parameters = checked(request.parameters)
+        if request.template is None and (known := builtin_templates.detect(self._jinja)) is not None:
+            yield Progress(f"using autodetected template {known.name}")
+            request = msgspec.structs.replace(request, template=known.text)
+            parameters = {**known.parameters, **parameters}
+        config = _told(self._config, request)
         if parameters:
-            parameters = {**inherited, **parameters}
+            parameters = {**self._inherited, **parameters}
         texts = _texts(request, parameters)
+        kept = self._kept
         for _, _, replaced in texts:
             kept = _without(kept, *replaced)
         for layer in kept:
-            yield Progress(f"using existing layer {layer.digest}")
+            is_new = layer.digest in self.made
+            yield Progress(f"{'creating new' if is_new else 'using existing'} layer {layer.digest}")
         layers = kept
         for media_type, data, _ in texts:
             if data:
@@ -73,70 +96,61 @@ class Creator:
         yield Progress(f"{'creating new' if is_new else 'using existing'} layer {layer.digest}")
         self.manifest = manifest.encode(layer, layers)
 
-    async def _base(self, from_model: str) -> tuple[list[Layer], Config, dict[str, Any]]:
+    async def _base(self, from_model: str) -> None:
         """Layers, config and parameters of the model to build on; nothing where there is none."""
-        if not from_model:
-            return [], Config(), {}
-        name, base = await self._base_of(from_model)
-        layers = [msgspec.structs.replace(layer, from_model=name) for layer in base.manifest.layers]
-        return layers, base.config, base.parameters
+        if from_model:
+            name, base = await self._base_of(from_model)
+            self._kept = [msgspec.structs.replace(layer, from_model=name) for layer in base.manifest.layers]
+            self._config, self._inherited = base.config, base.parameters
+            self._base_weights = Gguf({name: base.model_digest}, base.facts)
 
-    async def _with_files(self, kept: list[Layer], config: Config, files: dict[str, str]) -> tuple[list[Layer], Config]:
+    async def _with_files(self, request: CreateRequest) -> AsyncGenerator[Progress, None]:
         """Weights and a projector make a new model; a projector alone joins the model that is built on."""
-        weights: list[tuple[Layer, GgufFacts]] = []
-        projectors: list[tuple[Layer, GgufFacts]] = []
-        for name, digest in files.items():
-            facts = await self._facts(name, digest)
-            if _is_adapter(facts):
-                raise BadRequest(f"{name} is an adapter: give it as one, beside the model that it adapts")
-            if facts.architecture == _PROJECTOR_ARCHITECTURE:
-                projectors.append((_layer(manifest.PROJECTOR, digest, facts), facts))
-            else:
-                weights.append((_layer(manifest.MODEL, digest, facts), facts))
+        weights, projectors = await self._weights.read(request.files)
         if len(weights) > 1 or len(projectors) > 1:
-            raise BadRequest("more than one GGUF of a kind was given; merge split files into one first")
-        if not weights and not kept:
+            raise BadRequest("more than one GGUF of a kind was given; give one, or all parts of one")
+        if not weights and not self._kept:
             raise BadRequest("no files provided to convert: a projector needs the GGUF of its model beside it")
-        if weights and kept:
-            raise BadRequest("give weights or a model to build on, not both")
+        if weights and self._kept:
+            raise BadRequest(_NOT_BOTH)
+        if weights or request.quantize:
+            gguf = weights[0] if weights else self._base_weights
+            async with aclosing(self._weights.bring(gguf, request.quantize)) as steps:
+                async for step in steps:
+                    yield step
+        added = [
+            layer_of(manifest.PROJECTOR, digest, found.facts) for found in projectors for digest in found.files.values()
+        ]
         if weights:
-            config = manifest.config_of(weights[0][1], projectors[0][1] if projectors else None)
-            self._jinja = weights[0][1].chat_template
-        else:
-            kept = _without(kept, manifest.PROJECTOR)
-        return [*(layer for layer, _ in weights), *kept, *(layer for layer, _ in projectors)], config
+            self._is_new(projectors[0].facts if projectors else None)
+        elif self._weights.facts is not None:
+            self._replace()
+        if projectors:
+            self._kept = _without(self._kept, manifest.PROJECTOR)
+        self._kept = [*self._kept, *added]
 
-    async def _adapter(self, name: str, digest: str) -> Layer:
-        facts = await self._facts(name, digest)
-        if not _is_adapter(facts):
-            raise BadRequest(f"{name} is no adapter: its general.type is not 'adapter'")
-        return _layer(manifest.ADAPTER, digest, facts)
+    async def _converted(self, request: CreateRequest) -> AsyncGenerator[Progress, None]:
+        if self._kept:
+            raise BadRequest(_NOT_BOTH)
+        async with aclosing(self._weights.convert(request.files, request.quantize)) as steps:
+            async for step in steps:
+                yield step
+        self._is_new(None)
 
-    async def _facts(self, name: str, digest: str) -> GgufFacts:
-        normal = digests.normalise(digest)
-        try:
-            facts = await self._store.gguf_facts(normal)
-        except BlobNotFound:
-            raise BadRequest(
-                f"{name}: blob {normal} is not in the store; send it to /api/blobs/{normal} first"
-            ) from None
-        except GgufForeign as error:
-            remedy = f"; {_CONVERT}" if name.endswith((".bin", ".pt")) or "safetensors" in str(error) else ""
-            raise GgufForeign(f"{name}: supplied file was not in GGUF format: {error}{remedy}") from error
-        except GgufError as error:
-            raise type(error)(f"{name}: {error}") from error
-        if facts.architecture not in ARCHITECTURES:
-            raise GgufUnsupported(
-                f"{name}: unknown model architecture '{facts.architecture}': this version's engine can't run it"
-            )
-        if not facts.tensors:
-            raise GgufUnsupported(f"{name} holds no tensors: it is a vocabulary or a header alone")
-        parts = facts.metadata.get("split.count", 0)
-        if isinstance(parts, int) and parts > 1:
-            raise BadRequest(
-                f"{name} is one of {parts} parts; merge them into one file first (llama-gguf-split --merge)"
-            )
-        return facts
+    def _is_new(self, projector: GgufFacts | None) -> None:
+        facts = self._weights.facts
+        assert facts is not None, "the weights are there"
+        self._kept = [self._weights.layer]
+        self._config = manifest.config_of(facts, projector)
+        self._jinja = facts.chat_template
+
+    def _replace(self) -> None:
+        """The base's weights by those that were made of them."""
+        facts = self._weights.facts
+        assert facts is not None, "the weights are there"
+        if self._weights.layer.digest != next(iter(self._base_weights.files.values())):
+            self._kept = [self._weights.layer if layer.mediaType == manifest.MODEL else layer for layer in self._kept]
+            self._config = msgspec.structs.replace(self._config, file_type=facts.file_type)
 
     async def _put(self, media_type: str, data: bytes) -> tuple[Layer, bool]:
         digest, is_new = await self._store.put_bytes(data)
@@ -165,33 +179,12 @@ def check(request: CreateRequest) -> dict[str, Any]:
         digests.normalise(digest)
     if len(request.adapters) > 1:
         raise BadRequest("only one adapter is currently supported")
-    if request.quantize and _quantization(request.quantize) not in _QUANTIZATIONS:
-        raise BadRequest(
-            f"unsupported quantization type {request.quantize.upper()} - supported types are F32, F16, Q4_K_S, Q4_K_M, "
-            "Q8_0"
-        )
+    quantization.check(request.quantize)
     if problem := unknown_form(request.renderer or "", request.parser or ""):
         raise BadRequest(problem)
     if request.template:
         parse_template(request.template)
     return checked(request.parameters)
-
-
-def _quantization(asked: str) -> str:
-    upper = asked.upper()
-    return "Q4_K_M" if upper == "Q4_K" else upper
-
-
-def _check_quantization(asked: str, file_type: str) -> None:
-    """Raises: BadRequest, Unsupported unless the weights are of that type already."""
-    if not asked or _quantization(asked) == file_type:
-        return
-    if file_type not in _WHOLE:
-        raise BadRequest("quantization is only supported for F16, BF16 and F32 models")
-    raise Unsupported(
-        f"can't quantize to {asked}: the engine package brings no quantizer; quantize the GGUF first "
-        "(llama.cpp's llama-quantize), then create from the result"
-    )
 
 
 def _told(config: Config, request: CreateRequest) -> Config:
@@ -215,14 +208,6 @@ def _texts(request: CreateRequest, parameters: dict[str, Any]) -> list[tuple[str
         said.append((manifest.MESSAGES, data, (manifest.MESSAGES,)))
     said.extend((manifest.LICENSE, text.encode(), ()) for text in request.licenses)
     return said
-
-
-def _layer(media_type: str, digest: str, facts: GgufFacts) -> Layer:
-    return Layer(media_type, digests.normalise(digest), facts.file_bytes)
-
-
-def _is_adapter(facts: GgufFacts) -> bool:
-    return facts.metadata.get("general.type") == "adapter"
 
 
 def _without(layers: list[Layer], *media_types: str) -> list[Layer]:

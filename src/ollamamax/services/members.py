@@ -269,16 +269,18 @@ class LocalMember(Member):
     def _mark(self, loaded: Sequence[LoadedModel]) -> None:
         """Names that share weights share a process, which bears the name it was started under."""
         self._loaded_names = tuple([model.name for model in loaded])
-        keys = {names.key(model.name) for model in loaded}
-        digests = {model.digest for model in loaded}
+        keys = [names.key(model.name) for model in loaded]
 
-        def is_loaded(model: EngineModel) -> bool:
-            return model.key in keys or (model.record is not None and model.record.digest in digests)
+        def marked(model: EngineModel) -> EngineModel:
+            digest = model.record.digest if model.record is not None else ""
+            count = sum(key == model.key or it.digest == digest for key, it in zip(keys, loaded, strict=True))
+            is_embedder = model.record is not None and "embedding" in model.record.capabilities
+            # Each replica has slots of its own.
+            slots = 1 if is_embedder else self.slots if count > 1 else 0
+            told = replace(model, loaded=count > 0, slots=slots * max(count, 1))
+            return model if told == model else told
 
-        self.models = {
-            key: model if model.loaded == is_loaded(model) else replace(model, loaded=is_loaded(model))
-            for key, model in self.models.items()
-        }
+        self.models = {key: marked(model) for key, model in self.models.items()}
 
 
 class Lease:

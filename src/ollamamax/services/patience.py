@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any, Final
 
 from msgspec import Struct
@@ -59,12 +60,20 @@ class Patience:
 async def follow(
     work: "asyncio.Future[Any]", verb: str, digest: str, total: int, done: Callable[[], int]
 ) -> AsyncGenerator[Progress, None]:
-    """A blob's progress until the work has ended, ten times a second at most. Raises: what the work raised."""
-    status = title(verb, digest)
-    told = -1
+    """A blob's progress until the work has ended. Raises: what the work raised."""
+    async with aclosing(told(work, title(verb, digest), digest, total, done)) as steps:
+        async for step in steps:
+            yield step
+
+
+async def told(
+    work: "asyncio.Future[Any]", status: str, digest: str, total: int, done: Callable[[], int]
+) -> AsyncGenerator[Progress, None]:
+    """Progress of work until it has ended, ten times a second at most. Raises: what the work raised."""
+    before = -1
     while not work.done():
-        if (now := done()) != told:
-            told = now
+        if (now := done()) != before:
+            before = now
             yield Progress(status, digest, total, now)
         await asyncio.wait({work}, timeout=_TELL_EVERY_S)
     work.result()

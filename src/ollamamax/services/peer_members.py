@@ -10,13 +10,15 @@ from ollamamax.core.membership.detector import PeerState
 from ollamamax.core.routing.filters import IN_DOUBT
 from ollamamax.core.types import PROTOCOL_MAX, PROTOCOL_MIN, NodeEngine, NodeFacts, NodeRecord
 from ollamamax.ports import Engine
-from ollamamax.services.fleet import CORDONED, Fleet
+from ollamamax.services.fleet import Fleet
 from ollamamax.services.members import LOCAL
 from ollamamax.services.peer_member import PeerMember
 
 _LOG: Final = structlog.get_logger(__name__)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 """Of an engine."""
+CORDONED: Final = "is cordoned"
+DRAINED: Final = "is being drained"
 MAX_ENGINES: Final = 256
 """Of one node; more are not believed."""
 
@@ -64,7 +66,7 @@ class Membership(Protocol):
 class PeerMembers:
     """factory: makes the client of another node's engine, from the node's id and the engine's name there.
 
-    own: this node's record, None before it has one.
+    own: this node's record, None before it has one.  is_drained: whether a node, by its id, is being emptied.
     """
 
     def __init__(
@@ -73,11 +75,14 @@ class PeerMembers:
         membership: Membership,
         factory: Callable[[str, str], Engine],
         own: Callable[[], NodeRecord | None],
+        is_drained: Callable[[str], bool] = lambda node_id: False,
     ) -> None:
         self._fleet = fleet
         self._membership = membership
         self._factory = factory
         self._own = own
+        self._is_drained = is_drained
+        self._drained: set[str] = set()
         self._nodes: dict[str, dict[str, PeerMember]] = {}
         """Members by node id and engine name."""
         self._seen: dict[str, View] = {}
@@ -87,17 +92,17 @@ class PeerMembers:
 
     def sync(self) -> None:
         """Take over what has changed. Cheap where little has; called by the membership, and to be called when this
-        node's own record changes.
+        node's own record changes, or which nodes are emptied.
         """
         own = self._own()
-        self._fleet.cordon(own is not None and own.cordoned)
+        self._fleet.keep_out("" if own is None else self._why_closed(own))
         views = self._membership.peers()
         changed = False
         # Those that left come first: one that comes may bear a name that has become free.
         for node_id in [node_id for node_id in self._seen if node_id not in views]:
             changed |= self._leave(node_id)
         for node_id, view in views.items():
-            if self._seen.get(node_id) is not view:
+            if self._seen.get(node_id) is not view or self._is_drained(node_id) != (node_id in self._drained):
                 self._seen[node_id] = view
                 changed |= self._update(node_id, view)
         if changed:
@@ -121,6 +126,7 @@ class PeerMembers:
     def _leave(self, node_id: str) -> bool:
         del self._seen[node_id]
         self._gone.discard(node_id)
+        self._drained.discard(node_id)
         members = self._nodes.pop(node_id, {})
         for member in members.values():
             self._fleet.remove_peer(member)
@@ -139,12 +145,31 @@ class PeerMembers:
                 member = members[name]
                 changed |= member.tell(told, view.facts_at_ms, view.facts.loaded, view.facts.free_memory_bytes)
                 self._fleet.peer_offers(member)
-        is_there, out = view.state is PeerState.ALIVE, _why_out(view)
+        is_there, out = view.state is PeerState.ALIVE, self._why_out(view)
         error = "" if is_there else f"node '{view.record.name}' does not answer"
         for member in members.values():
             changed |= member.set_state(is_there, out, error)
         self._count_gone(node_id, view.state is PeerState.GONE, is_there)
         return changed
+
+    def _why_out(self, view: View) -> str:
+        facts, node_id = view.facts, view.record.node_id
+        (self._drained.add if self._is_drained(node_id) else self._drained.discard)(node_id)
+        if view.state is PeerState.SUSPECT:
+            return IN_DOUBT
+        if closed := self._why_closed(view.record):
+            return closed
+        if facts is not None and facts.draining:
+            return "is shutting down"
+        if facts is not None and (facts.protocol_min > PROTOCOL_MAX or facts.protocol_max < PROTOCOL_MIN):
+            return f"is of version {facts.version[:64]}, which this node does not understand"
+        return ""
+
+    def _why_closed(self, record: NodeRecord) -> str:
+        """Why an operator has it take no new work, "" if nobody does."""
+        if self._is_drained(record.node_id):
+            return DRAINED
+        return CORDONED if record.cordoned else ""
 
     def _appear(self, record: NodeRecord, told: NodeEngine) -> PeerMember:
         engine = self._factory(record.node_id, told.name)
@@ -177,16 +202,3 @@ class PeerMembers:
 def _believable(engines: Sequence[NodeEngine]) -> dict[str, NodeEngine]:
     """By name; those with a name that no engine can have are left out."""
     return {engine.name: engine for engine in engines[:MAX_ENGINES] if _NAME.fullmatch(engine.name)}
-
-
-def _why_out(view: View) -> str:
-    facts = view.facts
-    if view.state is PeerState.SUSPECT:
-        return IN_DOUBT
-    if view.record.cordoned:
-        return CORDONED
-    if facts is not None and facts.draining:
-        return "is shutting down"
-    if facts is not None and (facts.protocol_min > PROTOCOL_MAX or facts.protocol_max < PROTOCOL_MIN):
-        return f"is of version {facts.version[:64]}, which this node does not understand"
-    return ""

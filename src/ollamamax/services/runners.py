@@ -5,7 +5,7 @@ out at once or started as a task whose result comes back as an event.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from ollamamax.core.residency.events import (
     Fail,
     Failure,
     Grant,
+    LetGo,
     Loaded,
     LoadFailed,
     MeasureMemory,
@@ -31,6 +32,7 @@ from ollamamax.core.residency.events import (
     StartLoad,
     Stopped,
     StopRunner,
+    StopServing,
     Tick,
     UnloadAsked,
 )
@@ -53,10 +55,11 @@ class LaunchPlan(Struct, frozen=True):
 
 
 class Slot:
-    """A place at a running engine. Set `is_completed` when the answer has come to its regular end."""
+    """A place at a running engine. key: the runner's.  is_completed: set it once the answer has ended regularly."""
 
-    def __init__(self, engine: RunningEngine) -> None:
+    def __init__(self, engine: RunningEngine, key: str) -> None:
         self.engine = engine
+        self.key = key
         self.is_completed = False
 
 
@@ -90,7 +93,7 @@ class RunnerPool:
         self._gpu_overhead_bytes = gpu_overhead_bytes
         self._machine = Residency(config)
         self._processes: dict[str, _Process] = {}
-        self._waiting: dict[int, asyncio.Future[RunningEngine]] = {}
+        self._waiting: dict[int, asyncio.Future[Slot]] = {}
         self._last_id = 0
         self._group: asyncio.TaskGroup | None = None
         self._started = asyncio.Event()
@@ -144,8 +147,10 @@ class RunnerPool:
         self._post(Tick())
 
     @asynccontextmanager
-    async def slot(self, plan: LaunchPlan, keep_alive_ms: int | None) -> AsyncIterator[Slot]:
+    async def slot(self, plan: LaunchPlan, keep_alive_ms: int | None, keep_for: str = "") -> AsyncIterator[Slot]:
         """A slot of the model, loaded if need be, for as long as the context. None = keep the runner's keep-alive.
+
+        keep_for: of one more replica, which from the moment that there is one stays for that model key.
 
         Raises: LoadFailed, LoadTimeout, NoMemory, GgufError, ShuttingDown.
         """
@@ -164,20 +169,29 @@ class RunnerPool:
                     sizings=plan.sizings,
                     automatic=plan.automatic,
                     keep_alive_ms=keep_alive_ms,
+                    keep_for=keep_for,
                 )
             )
-            slot = Slot(await future)
+            slot = await future
             yield slot
         except EngineCrashed:
-            await self._noticed(plan.spec.key, slot)
+            await self._noticed(slot)
             raise
         finally:
             del self._waiting[request_id]
             self._post(Release(request_id, is_completed=slot is not None and slot.is_completed))
 
-    def unload(self, key: str) -> None:
-        """The model leaves memory once those who use it or wait for it are done."""
-        self._post(UnloadAsked(key))
+    def unload(self, model_key: str) -> None:
+        """The model leaves memory once those who use it or wait for it are done; replicas that are kept stay."""
+        self._post(UnloadAsked(model_key))
+
+    def let_go(self, key: str) -> None:
+        """A replica is kept no more."""
+        self._post(LetGo(key))
+
+    def stop_serving(self) -> None:
+        """All answers end now, and all runners leave."""
+        self._post(StopServing())
 
     async def close(self, grace_ms: float) -> None:
         """No new work; wait for running requests, at most so long; stop everything. Idempotent."""
@@ -191,13 +205,21 @@ class RunnerPool:
         self._is_over = True
         self._wake.set()
 
-    async def _noticed(self, key: str, slot: Slot | None) -> None:
+    async def _noticed(self, slot: Slot | None) -> None:
         """Until the end of the process is known here too, so that whoever asks next is not given a dead engine."""
-        process = self._processes.get(key)
+        process = self._processes.get(slot.key) if slot is not None else None
         if process is not None and slot is not None and process.engine is slot.engine:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_NOTICE_S):
                     await process.ended.wait()
+
+    async def gone(self, keys: Set[str], limit_ms: float) -> None:
+        """Returns once none of these runners is there any more, or when the time is over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_ms / 1000):
+                while not self._is_over and any(runner.key in keys for runner in self.runners):
+                    self._changed.clear()
+                    await self._changed.wait()
 
     async def _all_gone(self) -> None:
         while self.runners and not self._is_over:
@@ -224,7 +246,10 @@ class RunnerPool:
             self._carry_out(effect)
         if self._machine.next_deadline_ms != self._armed_ms:
             self._wake.set()
-        shown = {runner.spec.name: runner.need_bytes for runner in self.runners if runner.phase is Phase.READY}
+        shown: dict[str, int] = {}
+        for runner in self.runners:
+            if runner.phase is Phase.READY:
+                shown[runner.spec.name] = shown.get(runner.spec.name, 0) + runner.need_bytes
         if shown != self._shown:
             self._shown = shown
             self._meter.loaded(shown)
@@ -237,7 +262,7 @@ class RunnerPool:
                 engine = self._processes[key].engine
                 assert engine is not None, "granted on an engine that is not there"
                 if not self._waiting[request_id].done():
-                    self._waiting[request_id].set_result(engine)
+                    self._waiting[request_id].set_result(Slot(engine, key))
             case Fail(request_id, failure):
                 if not self._waiting[request_id].done():
                     self._waiting[request_id].set_exception(failure.error())

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from ollamamax.core.catalog.catalog import Catalog
 from ollamamax.core.catalog.commands import ChangeSettings, Command, RollbackSettings
-from ollamamax.core.errors import BadRequest, NotFound, OllamaMaxError, SettingsError
+from ollamamax.core.errors import BadRequest, NotFound, OllamaMaxError, PeerProtocol, SettingsError
 from ollamamax.core.membership.detector import PeerState
 from ollamamax.core.types import (
     ClusterSettings,
@@ -35,7 +35,7 @@ _LOG: Final = structlog.get_logger(__name__)
 SHOWN: Final = "settings.shown"
 _WAIT_MS: Final = 4_000.0
 _ASK_MS: Final = 2_000.0
-_AT_ONCE: Final = 16
+_AT_ONCE: Final = 32
 
 
 class OwnSettings(Protocol):
@@ -51,7 +51,7 @@ class OwnSettings(Protocol):
         ...
 
     def applies(self, key: str) -> str:
-        """Whether at once or at the next start ("live", "restart"), of a key that the cluster may set."""
+        """Whether at once or at the next start ("live", "restart"); "" for what the cluster can't set."""
         ...
 
     def shown(self) -> NodeSettings:
@@ -149,6 +149,7 @@ class SharedSettings:
     async def rollback(self, version: int, by: str) -> SettingsChange:
         """As they were in that version; 0 = before anything was set. Raises: as change(), NotFound."""
         before = self._replica.catalog.settings
+        self._check_whole(self._replica.catalog.history.get(version, ClusterSettings()))
         change = await self._run(RollbackSettings(version, self._clock.wall_ns(), by), None)
         rows = differences(before, self._replica.catalog.settings, self._replica.catalog)
         kept = await self._kept(change.applied, {row.key for row in rows if row.after is not None}, for_all=False)
@@ -159,6 +160,18 @@ class SharedSettings:
             self._own.check(key, text)
         except SettingsError as error:
             raise BadRequest(str(error)) from None
+
+    def _check_whole(self, settings: ClusterSettings) -> None:
+        """Raises: BadRequest for a version that this program does not understand."""
+        for values in (settings.values, *settings.node_values.values()):
+            for key, text in values.items():
+                try:
+                    self._own.check(key, text)
+                except SettingsError as error:
+                    raise BadRequest(
+                        f"version {settings.version} has what this node's program can't read: {error}; "
+                        "go back to it by way of a node with the program that wrote it"
+                    ) from None
 
     async def _run(self, command: Command, wanted: Sequence[str] | None) -> SettingsChange:
         """Carry it out, and wait for these nodes, None = all. Nodes by id."""
@@ -206,17 +219,20 @@ class SharedSettings:
     # --- where something else wins ----------------------------------------------------------------------------------
 
     async def _kept(self, nodes: Collection[str], keys: Collection[str], for_all: bool) -> list[SettingKept]:
-        """Of these nodes. for_all: what the cluster says for one node alone counts as something else, too."""
+        """Of these nodes, as far as they say it soon. for_all: what the cluster says for one node alone counts as
+        something else, too.
+        """
         places = asyncio.Semaphore(_AT_ONCE)
+        end_s = asyncio.get_running_loop().time() + _ASK_MS / 1000
         apart = self._replica.catalog.settings.node_values if for_all else {}
 
         async def look(node_id: str) -> list[SettingKept]:
-            async with places:
-                try:
+            try:
+                async with asyncio.timeout_at(end_s), places:
                     rows = (await self._ask(node_id, tuple(keys))).settings
-                except OllamaMaxError as error:
-                    _LOG.debug("a node does not tell its settings", node=self._name(node_id), reason=str(error))
-                    return []
+            except (OllamaMaxError, TimeoutError) as error:
+                _LOG.debug("a node does not tell its settings", node=self._name(node_id), reason=str(error))
+                return []
             return [
                 SettingKept(node=self._name(node_id), key=key, value=row.value, source=row.source)
                 for key, row in rows.items()
@@ -245,7 +261,11 @@ class SharedSettings:
             return _only(self._own.shown(), keys)
         question = msgspec.msgpack.encode(_Question(keys))
         answer = await self._link.call(self._record(node_id), SHOWN, question, timeout_ms=_ASK_MS)
-        return decoded(answer, NodeSettings)
+        try:
+            return msgspec.msgpack.decode(answer, type=NodeSettings)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            name = self._name(node_id)
+            raise PeerProtocol(f"what node {name} says of its settings can't be understood: {error}") from None
 
     async def _answer(self, caller: Caller, body: bytes) -> bytes:
         return msgspec.msgpack.encode(_only(self._own.shown(), decoded(body, _Question).keys))

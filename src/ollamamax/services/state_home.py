@@ -55,7 +55,7 @@ class HomeState:
         return await self._once(lambda store: store.txn(txn))
 
     async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[StateBatch, None]:
-        """See StateStore. Ends with StateUnavailable, too, when the state of this node moves."""
+        """See StateStore. Ends with StateElsewhere when the state of this node moves."""
         self._check_open()
         moved = asyncio.ensure_future(self._moved.wait())
         try:
@@ -127,14 +127,16 @@ class HomeState:
 
 
 async def _next(batches: AsyncGenerator[StateBatch, None], moved: asyncio.Future[Any]) -> StateBatch | None:
-    """The next batch; None at the end. Raises: StateUnavailable if the state moves before."""
+    """The next batch; None at the end. Raises: StateElsewhere if the state moves before."""
     coming = asyncio.ensure_future(anext(batches, None))
     try:
         await asyncio.wait((coming, moved), return_when=asyncio.FIRST_COMPLETED)
         if moved.done():
-            raise StateUnavailable("the cluster's state has moved")
+            raise StateElsewhere("the cluster's state has moved")
         return coming.result()
     finally:
         if not coming.done():
             coming.cancel()
         await asyncio.wait((coming,))
+        if not coming.cancelled():
+            coming.exception()  # seen: of two that came at once only one is told

@@ -99,7 +99,7 @@ class Transfer:
         Raises: ModelNotFound if no node that has it can be reached, DiskFull, StoreError, PeerError.
         """
         entry = self._entry(key)
-        if entry is None or await self._has(entry):
+        if entry is None or await self.has(key):
             return
         task = self._running.get(key)
         if task is None:
@@ -119,9 +119,14 @@ class Transfer:
         if not task.cancelled():
             task.exception()  # those who wait have it; nobody may be left
 
-    async def _has(self, entry: ModelEntry) -> bool:
-        stored = await self._store.manifest(names.parse(entry.name))
-        return stored is not None and (stored.digest == entry.digest or not self._holders(entry))
+    async def has(self, key: str) -> bool:
+        """Whether the store has the model in the version that the catalog names, or in one that nobody can better.
+
+        Raises: StoreError.
+        """
+        entry = self._entry(key)
+        stored = await self._store.manifest(names.parse(key))
+        return stored is not None and (entry is None or stored.digest == entry.digest or not self._holders(entry))
 
     async def _bring(self, entry: ModelEntry) -> None:
         failures: list[str] = []

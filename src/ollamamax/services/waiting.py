@@ -35,6 +35,11 @@ class WaitingRoom:
         return self._admission.waiting
 
     @property
+    def waiting_by_model(self) -> dict[str, int]:
+        """The same, by model key."""
+        return {key: self._admission.waiting_for(key) for key in self._admission.turns()}
+
+    @property
     def running(self) -> int:
         """Requests that were let in and have not left."""
         return self._admission.running

@@ -57,6 +57,10 @@ class MemoryStore:
         """A path that no file has."""
         return f"/memory/blobs/{digests.file_name(digest)}"
 
+    def at(self, path: str) -> bytes:
+        """What such a path would hold. Raises: BlobNotFound."""
+        return self._read(path.rpartition("/")[2])
+
     async def read_blob(self, digest: str, limit_bytes: int = 4 << 20) -> bytes:
         """Raises: BlobNotFound, StoreError if larger than the limit."""
         data = self._read(digest)
@@ -86,6 +90,11 @@ class MemoryStore:
         if got != wanted:
             raise DigestMismatch(f'digest mismatch, expected "{wanted}", got "{got}"')
         return self._add(wanted, bytes(data))
+
+    async def add_blob(self, body: AsyncIterator[bytes], size_bytes: int) -> tuple[str, bool]:
+        """(digest, newly created). Raises: DiskFull, and what body raises."""
+        self._reserve("the store", size_bytes)
+        return await self.put_bytes(b"".join([piece async for piece in body]))
 
     async def open_parts(self, digest: str, size_bytes: int, part_sizes: Sequence[int]) -> "MemoryParts":
         """A blob to be written in parts."""

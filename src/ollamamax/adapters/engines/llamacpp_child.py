@@ -10,13 +10,13 @@ Imports stay few: they are what starting a small model takes longest.
 
 import json
 import os
-import signal
 import sys
 import threading
 import time
 from typing import Any
 
-_LIFELINE = 0
+from ollamamax.adapters.engines.lifeline import die_with_parent
+
 _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 _LAST_WORDS_S = 0.2
 _MMAP, _PLAIN_READ = 1, 0  # llama_load_mode
@@ -27,7 +27,7 @@ def main() -> None:
     config = json.loads(sys.stdin.buffer.readline())
     report = os.dup(1)
     os.dup2(2, 1)  # whatever native code prints belongs to the log
-    _die_with_parent()
+    die_with_parent()
     # A variable of a cloud service's containers that would make llama.cpp listen elsewhere.
     os.environ.pop("AIP_MODE", None)
     os.environ["GGML_NO_BACKTRACE"] = "1"  # no debugger is started in a process that fails
@@ -97,32 +97,6 @@ def _size(params: Any, config: dict[str, Any]) -> None:
     if config["threads"] > 0:
         params.cpuparams.n_threads = config["threads"]
         params.cpuparams_batch.n_threads = config["threads"]
-
-
-def _die_with_parent() -> None:
-    """Exit when the write end of the lifeline closes.
-
-    A thread does it on every system. But loading a model holds the interpreter's lock, for minutes if it is large,
-    so where the kernel can signal that a pipe changed (Linux), its SIGIO ends the process at once.
-    """
-    threading.Thread(target=_watch, name="lifeline", daemon=True).start()
-    if sys.platform == "linux":
-        import fcntl
-        import select
-
-        signal.signal(signal.SIGIO, signal.SIG_DFL)
-        fcntl.fcntl(_LIFELINE, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(_LIFELINE, fcntl.F_SETFL, fcntl.fcntl(_LIFELINE, fcntl.F_GETFL) | os.O_ASYNC)
-        poller = select.poll()
-        poller.register(_LIFELINE, select.POLLIN)
-        if poller.poll(0):  # closed before the signal was asked for
-            os._exit(0)
-
-
-def _watch() -> None:
-    while os.read(_LIFELINE, 4096):
-        continue
-    os._exit(0)
 
 
 if __name__ == "__main__":

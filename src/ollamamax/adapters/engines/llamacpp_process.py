@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from ollamamax.adapters.engines.children import start_child
 from ollamamax.core.errors import LoadFailed
 from ollamamax.core.types import LaunchSpec
 
@@ -54,26 +55,11 @@ class ChildProcess:
     async def start(cls, python: str, spec: LaunchSpec, api_key: str) -> "ChildProcess":
         """Start the process and hand it its configuration. Raises: LoadFailed if it can't be started at all."""
         config = msgspec.json.encode({**msgspec.structs.asdict(spec), "api_key": api_key}) + b"\n"
-        read_end, write_end = os.pipe()
-        starting = asyncio.create_task(_spawn(python, read_end))
         try:
-            process = await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            # Half-started processes are lost to some event loops, so it is started whole and then ended.
-            os.close(write_end)
-            await asyncio.wait([starting])
-            if not starting.cancelled() and starting.exception() is None:
-                starting.result().kill()
-                await starting.result().communicate()
-            raise
+            process, lifeline = await start_child(python, _MODULE, config)
         except OSError as error:
-            os.close(write_end)
             raise LoadFailed(f"the engine's process could not be started: {error}") from error
-        finally:
-            os.close(read_end)
-        with suppress(BrokenPipeError):  # it died at once: its end will tell
-            os.write(write_end, config)
-        return cls(process, write_end, spec.name)
+        return cls(process, lifeline, spec.name)
 
     @property
     def pid(self) -> int:
@@ -171,16 +157,3 @@ class ChildProcess:
                 how += f" ({signal.Signals(-code).name})"
         told = self._cause()[0] if self._is_ready else ""
         return f"{how}: {told}" if told else how
-
-
-async def _spawn(python: str, lifeline: int) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        python,
-        "-P",  # the current directory is no place to import from
-        "-m",
-        _MODULE,
-        stdin=lifeline,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C in the node's terminal is for the node
-    )

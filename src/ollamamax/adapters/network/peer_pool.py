@@ -42,6 +42,7 @@ class PeerPool:
         self._limits = limits
         self._open: dict[Connection, str] = {}
         self._idle: list[Connection] = []  # the one that was used last stands last
+        self._opening = 0
         self._is_closed = False
         self.address = ""
 
@@ -75,8 +76,8 @@ class PeerPool:
 
     @property
     def is_empty(self) -> bool:
-        """No connection is open."""
-        return not self._open
+        """No connection is open, or being opened."""
+        return not self._open and not self._opening
 
     async def close(self) -> None:
         """Close all connections; answers under way break off. None will be opened after it."""
@@ -93,7 +94,11 @@ class PeerPool:
             raise PeerUnreachable(f"node {node.name} has no address")
         best_first = sorted(node.addresses, key=lambda address: address != self.address)
         attempts = [partial(self._open_at, address, context) for address in best_first]
-        found = await first_of(attempts, self._limits.stagger_s, lambda late: late[1].abort())
+        self._opening += 1
+        try:
+            found = await first_of(attempts, self._limits.stagger_s, lambda late: late[1].abort())
+        finally:
+            self._opening -= 1
         if isinstance(found, list):
             raise _unreachable(node, found)
         self.address, connection = found

@@ -45,16 +45,26 @@ class EtcdClient:
         """Whom the next call goes to."""
         return self._access.endpoints[self._turn % len(self._access.endpoints)]
 
-    async def call(self, stub: str, method: str, request: Any, *, may_repeat: bool, limit_ms: float = 0.0) -> Any:
+    async def call(
+        self,
+        stub: str,
+        method: str,
+        request: Any,
+        *,
+        may_repeat: bool,
+        needs_leader: bool = True,
+        limit_ms: float = 0.0,
+    ) -> Any:
         """One question, one answer. may_repeat: it may be carried out twice; else it is sent to another endpoint only
-        if it was surely not carried out.  limit_ms: instead of the usual one.
+        if it was surely not carried out.  needs_leader: a member that has none is to say so at once.
+        limit_ms: instead of the usual one.
 
         Raises: as explained() says. After StateUnavailable a write may have been carried out; not after StateElsewhere.
         """
 
         async def ask(channel: Any, timeout_s: float) -> Any:
             function = getattr(getattr(self.pb, stub + "Stub")(channel), method)
-            return await function(request, timeout=timeout_s, metadata=_HAS_LEADER if stub != "Maintenance" else None)
+            return await function(request, timeout=timeout_s, metadata=_HAS_LEADER if needs_leader else None)
 
         return await self._try(ask, may_repeat, limit_ms / 1000.0 or self._timeout_s)
 

@@ -93,7 +93,7 @@ _ANSWERS: Final[tuple[tuple[str, type[OllamaMaxError], str], ...]] = (
     ),
     ("member not found", NotFound, "{who} knows no such member"),
     ("Peer URLs already exists", Conflict, "{who} has a member at that address already"),
-    ("member ID already exist", Conflict, "{who} has that member already"),
+    ("member ID already exist", Conflict, "{who} has a member at that address already"),
     ("in sync with leader", StateUnavailable, "{who}: the new member has not caught up with the leader yet"),
     ("can only promote a learner", Conflict, "{who} has given that member its vote already"),
     ("too many learner members", StateUnavailable, "{who} takes in one new member at a time; try again later"),

@@ -53,15 +53,15 @@ class EtcdFeed:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        self._turn(is_standing=False)
+            self._turn(is_standing=False)
 
     async def standing(self, limit_s: float) -> ChangeFeed:
         """The changes, once it follows. Raises: StateUnavailable after limit_s, with the reason."""
         try:
             async with asyncio.timeout(limit_s):
                 while not self.is_standing or self.changes is None or self._origin != self._keys.known:
-                    if self._task is not None and self._task.done():
-                        self._task.result()
+                    if self._task is None or self._task.done():
+                        raise StateUnavailable("the cluster's state is closed")
                     await self._turned.wait()
         except TimeoutError:
             raise StateUnavailable(self.trouble) from None
@@ -120,18 +120,20 @@ class EtcdFeed:
             stream.cancel()
 
     async def _run(self) -> None:
-        while True:
-            try:
-                await self._load()
-                await self._keep_up()
-            except StateCompacted as error:
-                _LOG.info("etcd_read_anew", reason=str(error))
-                self._forget()
-                self._lose(error)
-            except OllamaMaxError as error:
-                self._lose(error)
-            await asyncio.sleep(self._retry_s)
-            self._retry_s = min(self._retry_s * 2.0, _LAST_RETRY_S)
+        try:
+            while True:
+                try:
+                    await self._load()
+                    await self._keep_up()
+                except StateCompacted as error:
+                    self._forget()
+                    self._lose(error)
+                except OllamaMaxError as error:
+                    self._lose(error)
+                await asyncio.sleep(self._retry_s)
+                self._retry_s = min(self._retry_s * 2.0, _LAST_RETRY_S)
+        finally:  # nobody may take its silence for quiet
+            self._turn(is_standing=False)
 
     async def _load(self) -> None:
         """Where revisions count from; and all keys, if what is known does not lead on to now."""

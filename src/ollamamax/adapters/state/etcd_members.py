@@ -105,7 +105,10 @@ class Members:
     async def _ask(
         self, stub: str, method: str, request: Any, *, may_repeat: bool = False, limit_ms: float = 0.0
     ) -> Any:
-        return await self._client.call(stub, method, request, may_repeat=may_repeat, limit_ms=limit_ms)
+        """By a member that has no leader, too: what it tells of itself is wanted then most of all."""
+        return await self._client.call(
+            stub, method, request, may_repeat=may_repeat, needs_leader=False, limit_ms=limit_ms
+        )
 
     def _urls(self, addresses: tuple[str, ...]) -> list[str]:
         return [self._scheme + address for address in addresses]

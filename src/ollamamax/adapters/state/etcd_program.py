@@ -59,15 +59,14 @@ async def _version(path: str) -> tuple[int, ...]:
 
 
 def _how_to_install() -> str:
-    settle = "or name one by the setting state.etcd_path."
     if platform.system() == "Darwin":
-        return f"Install it by: brew install etcd; {settle}"
+        return "Install it by: brew install etcd"
     if platform.system() == "Linux" and _has_apt():
         return (
             "Install it by: apt-get install etcd-server, and switch off the service that comes with it (systemctl "
-            f"disable --now etcd), for this node runs its own; {settle}"
+            "disable --now etcd), for this node runs its own."
         )
-    return f"Take it from the releases page of etcd-io/etcd on GitHub and put it on PATH; {settle}"
+    return "Take it from the releases page of etcd-io/etcd on GitHub, and put it on PATH."
 
 
 def _has_apt() -> bool:

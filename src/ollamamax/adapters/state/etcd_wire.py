@@ -43,9 +43,9 @@ class Wire:
         except ValueError:
             raise StateCorrupt(f"{self._base.decode()} in etcd is no number; somebody else wrote it") from None
 
-    def read_origin(self, revision: int = 0) -> Any:
+    def read_origin(self, revision: int = 0, *, linearizable: bool = True) -> Any:
         """The request for the base. revision: etcd's, 0 = the newest."""
-        return self.pb.RangeRequest(key=self._base, revision=revision)
+        return self.pb.RangeRequest(key=self._base, revision=revision, serializable=not linearizable)
 
     def read(self, key: str, linearizable: bool) -> Any:
         """The request for one key."""

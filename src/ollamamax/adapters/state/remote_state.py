@@ -1,4 +1,4 @@
-"""The replicated state that other nodes hold, reached through their peer listeners (methods: services/state_host.py)."""
+"""The replicated state that other nodes hold, through their peer listeners (methods: services/state_host.py)."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -78,7 +78,9 @@ class RemoteState:
         return self._decoded(await self._call("state.txn", txn), TxnResult)
 
     async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[StateBatch, None]:
-        """Changes from there on, of one host. Raises: StateCompacted; StateUnavailable once that host is lost."""
+        """Changes from there on, of one host. Raises: StateCompacted; StateUnavailable once that host is lost,
+        StateElsewhere once it has told where the state has moved.
+        """
         body = _ENCODER.encode(StateFollow(prefix, after_revision))
         failures: list[tuple[NodeRecord, OllamaMaxError]] = []
         for node in self._in_turn():
@@ -94,6 +96,8 @@ class RemoteState:
                             yield self._decoded(frame, StateBatch)
                 raise _unavailable([(node, StateUnavailable("it stopped telling of changes"))])
             except (PeerError, CertificateRefused, StateElsewhere) as error:
+                if has_begun and isinstance(error, StateElsewhere):
+                    raise
                 failures.append((node, error))
                 if has_begun:
                     break

@@ -13,6 +13,7 @@ from ollamamax.adapters.disk import in_thread
 from ollamamax.adapters.state.sqlite_file import connect, create, discard, explained
 from ollamamax.adapters.state.sqlite_state import SqliteState
 from ollamamax.core.catalog.catalog import Catalog
+from ollamamax.core.types import StateHome
 from ollamamax.ports import Clock
 
 _NAME: Final = re.compile(r"\.g([1-9][0-9]*)\.db")
@@ -27,9 +28,14 @@ class SqliteHomes:
         self._node_id = node_id
         self._clock = clock
 
-    async def find(self, make: bool) -> SqliteState | None:
-        """The newest one that is the home. Raises: as SqliteState.open() does."""
-        for path in newest_first(self._directory, self._cluster_id):
+    async def find(self, make: bool) -> tuple[SqliteState | None, StateHome]:
+        """The newest one, if it is the home, and what it says of it. Raises: as SqliteState.open() does."""
+        paths = newest_first(self._directory, self._cluster_id)
+        if not paths:
+            first = state_file(self._directory, self._cluster_id)
+            return await SqliteState.open(first, self._clock) if make else None, StateHome()
+        newest = StateHome()
+        for path in paths:
             store = await SqliteState.open(path, self._clock)
             try:
                 home = Catalog.from_range(await store.range("")).home
@@ -37,10 +43,10 @@ class SqliteHomes:
                 await store.close()
                 raise
             if home.kind == "sqlite" and (not home.hosts or self._node_id in home.hosts):
-                return store
+                return store, home
             await store.close()
-            make = False
-        return await SqliteState.open(state_file(self._directory, self._cluster_id), self._clock) if make else None
+            newest = max(newest, home, key=lambda one: one.generation)
+        return None, newest
 
     async def begin(self, generation: int, after_revision: int) -> SqliteState:
         """A new one. Raises: as SqliteState.open() does."""

@@ -129,12 +129,15 @@ class BlobFiles:
 
 
 class IncomingBlob:
-    """A blob on its way in: hashed while it is written, refused if it is not what its digest says."""
+    """A blob on its way in: hashed while it is written, refused if it is not what its digest says.
+
+    digest: "" = whatever comes.
+    """
 
     def __init__(self, files: BlobFiles, digest: str) -> None:
-        self._digest = digests.normalise(digest)
-        self._root = files.root
-        self._target = files.path(digest)
+        self._files = files
+        self._digest = digests.normalise(digest) if digest else ""
+        self._target = files.path(digest) if digest else files.root / INCOMING_PREFIX
         self._hash = hashlib.sha256()
         self._size = 0
         self._file: IncomingFile | None = None
@@ -142,7 +145,7 @@ class IncomingBlob:
     def open(self) -> None:
         """Once, before all else; close() is due whether or not it succeeds. Raises: DiskFull, StoreError."""
         with explained(self._target):
-            self._file = IncomingFile(self._root, INCOMING_PREFIX)
+            self._file = IncomingFile(self._files.root, INCOMING_PREFIX)
 
     def write(self, data: bytearray) -> None:
         """Raises: DiskFull, StoreError."""
@@ -152,11 +155,18 @@ class IncomingBlob:
         with explained(self._target, self._size):
             self._file.write(data)
 
+    @property
+    def digest(self) -> str:
+        """Of what has been written."""
+        return f"sha256:{self._hash.hexdigest()}"
+
     def commit(self) -> bool:
         """False if another writer brought the same blob first. Raises: DigestMismatch, StoreError."""
         assert self._file is not None, "it is not open"
-        got = f"sha256:{self._hash.hexdigest()}"
-        if got != self._digest:
+        got = self.digest
+        if not self._digest:
+            self._target = self._files.path(got)
+        elif got != self._digest:
             raise DigestMismatch(f'digest mismatch, expected "{self._digest}", got "{got}"')
         if self._target.exists():
             return False

@@ -17,7 +17,7 @@ from ollamamax.adapters.disk import in_thread
 from ollamamax.adapters.storage import pruning
 from ollamamax.adapters.storage.blob_files import BlobFiles, IncomingBlob
 from ollamamax.adapters.storage.manifest_files import ManifestFiles
-from ollamamax.adapters.storage.parted_blob import PartedBlobFiles, check_room
+from ollamamax.adapters.storage.parted_blob import PartedBlobFiles, check_free, check_room
 from ollamamax.core.types import GgufFacts, ModelName
 from ollamamax.ports import StoredManifest
 
@@ -78,7 +78,17 @@ class OllamaStore:
         """Stream it in; False if it is here already. Raises: DigestMismatch, DiskFull, StoreError, and body's own."""
         if await in_thread(self._blobs.touch, digest):
             return False
-        incoming = IncomingBlob(self._blobs, digest)
+        return await self._take(body, IncomingBlob(self._blobs, digest))
+
+    async def add_blob(self, body: AsyncIterator[bytes], size_bytes: int) -> tuple[str, bool]:
+        """Stream in what has no digest yet. Raises: DiskFull before the first byte, StoreError, and body's own."""
+        await in_thread(check_free, self._blobs, size_bytes)
+        incoming = IncomingBlob(self._blobs, "")
+        is_new = await self._take(body, incoming)
+        return incoming.digest, is_new
+
+    async def _take(self, body: AsyncIterator[bytes], incoming: IncomingBlob) -> bool:
+        """Whether it is new."""
         try:
             await in_thread(incoming.open)
             buffer = bytearray()

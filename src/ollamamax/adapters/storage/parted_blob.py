@@ -204,6 +204,11 @@ def check_room(files: BlobFiles, sizes_bytes: Mapping[str, int]) -> None:
         for digest, size_bytes in sizes_bytes.items():
             parts = parts_of(partial_path(files, digest), size_bytes)
             needed += size_bytes - sum(part.done_bytes for part in parts)
+    check_free(files, needed)
+
+
+def check_free(files: BlobFiles, needed: int) -> None:
+    """Whether that many bytes more fit. Raises: DiskFull."""
     free = free_bytes(files.root / PARTIAL)
     if needed > free:
         raise DiskFull(f"disk full: {files.root} needs {needed} bytes more and {free} are free")

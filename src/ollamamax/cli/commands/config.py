@@ -9,11 +9,7 @@ import typer
 if TYPE_CHECKING:
     from ollamamax.core.types import SettingsChange
 
-app = typer.Typer(
-    help="Settings: those of a node, and those that the cluster shares at run time.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Key = Annotated[str, typer.Argument(help="A setting, e.g. engine.keep_alive.", metavar="KEY")]

@@ -7,7 +7,7 @@ from typing import Final
 class Action(StrEnum):
     """infer: chat, generate, embed.  read: lists, descriptions, metrics.  manage_models: create, copy, delete, blobs.
 
-    manage_engines: attach and detach engines.  manage_cluster: nodes, join tokens, joining.
+    manage_engines: attach and detach engines.  manage_cluster: nodes, join tokens, joining, shared settings.
     """
 
     INFER = "infer"

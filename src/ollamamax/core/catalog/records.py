@@ -52,7 +52,7 @@ RECORD_VERSION: Final = 1
 STATE_FORMAT: Final = 1
 """The newest ClusterMeta.format that this program understands."""
 LEVEL: Final = 2
-"""What this program knows of the catalog: what NodeRecord.level tells. 1: all before placements."""
+"""What this program knows of the catalog: what NodeRecord.level tells. 1: all before placements. In words: levels.NEW_AT."""
 PLACED_LEVEL: Final = 2
 """What a program needs to run what was assigned to it."""
 HOME_LEVEL: Final = 2

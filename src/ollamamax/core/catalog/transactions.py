@@ -1,15 +1,12 @@
 """Parts of transactions that all commands share."""
 
 from collections.abc import Iterable
-from typing import Final
 
-from ollamamax.core.catalog import grammar, records
+from ollamamax.core.catalog import grammar, levels, records
 from ollamamax.core.catalog.catalog import Catalog
 from ollamamax.core.catalog.records import Record, Roster
 from ollamamax.core.errors import Conflict, NodeNotFound
 from ollamamax.core.types import Compare, Delete, NodeRecord, Put, StateTxn
-
-_NAMED: Final = 5
 
 
 def txn(catalog: Catalog, read: Iterable[str], *writes: Put | Delete) -> StateTxn:
@@ -56,8 +53,5 @@ def name_of(catalog: Catalog, node_id: str) -> str:
 
 def require_level(nodes: Iterable[NodeRecord], level: int) -> None:
     """Raises: Conflict, naming those whose program is too old. Who asks compares the roster."""
-    old = [node for node in nodes if node.level < level]
-    if old:
-        named = ", ".join(f"{node.name} ({node.version})" for node in old[:_NAMED])
-        more = f" and {len(old) - _NAMED} more" if len(old) > _NAMED else ""
-        raise Conflict(f"that needs a newer OllamaMax on every node it concerns: upgrade {named}{more} first")
+    if old := levels.older(nodes, level):
+        raise Conflict(f"that needs a newer OllamaMax on every node it concerns: upgrade {old} first")

@@ -14,6 +14,9 @@ from ollamamax.core.modelspec.ggml_types import FILE_TYPES, TENSOR_TYPES, UNKNOW
 from ollamamax.core.modelspec.gguf_reader import MAX_ARRAY_ITEMS, SHORT_ARRAY_ITEMS, LongArray, Reader
 from ollamamax.core.types import GgufFacts
 
+SPLIT_NUMBER: Final = "split.no"
+"""Which of its parts a split GGUF's file is, from 0 on. All but the first part say nothing else of the model."""
+
 _MAGIC: Final = b"GGUF"
 _VERSIONS: Final = (2, 3)
 _MAX_KEYS: Final = 1 << 16
@@ -187,7 +190,7 @@ def _facts(
     values: dict[str, Any], tensors: list[_Tensor], tensor_bytes: int, file_bytes: int, whole_arrays: bool
 ) -> GgufFacts:
     architecture = _text(values, "general.architecture")
-    if not architecture:
+    if not architecture and SPLIT_NUMBER not in values:
         raise GgufError("the GGUF has no general.architecture, so nothing can be known of it")
     prefix = f"{architecture}."
     layers = _integer(values, prefix + "block_count", 0)

@@ -1,4 +1,8 @@
-"""What the residency machine is told, and what it wants done. Frozen data."""
+"""What the residency machine is told, and what it wants done. Frozen data.
+
+A `key` names a runner: that of the weights, or with `#1`, `#2`, ... for further replicas. Only a LaunchSpec that comes
+with Acquire, and UnloadAsked, speak of the weights.
+"""
 
 from msgspec import Struct
 
@@ -23,7 +27,8 @@ class Acquire(Struct, frozen=True, kw_only=True):
 
     spec: how to launch it; its `parallel` is chosen here.  sizings: numbers of slots to try, most first, not empty.
     automatic: names of the spec's fields that nobody asked for; a running model that differs in these alone will do.
-    keep_alive_ms: None = leave it as it is, 0 = unload when idle, FOREVER_MS = never.
+    keep_alive_ms: None = leave it as it is, 0 = unload when idle, FOREVER_MS = never.  keep_for: not a request, but the
+    wish for one more replica that is kept for this model key: in one that nobody keeps, else in a new one.
     """
 
     request_id: int
@@ -31,6 +36,7 @@ class Acquire(Struct, frozen=True, kw_only=True):
     sizings: tuple[Sizing, ...]
     automatic: frozenset[str] = frozenset()
     keep_alive_ms: int | None = None
+    keep_for: str = ""
 
 
 class Release(Struct, frozen=True):
@@ -41,9 +47,19 @@ class Release(Struct, frozen=True):
 
 
 class UnloadAsked(Struct, frozen=True):
-    """The model is to leave memory once those that use it or wait for it are done."""
+    """The model is to leave memory once those that use it or wait for it are done; replicas that are kept stay."""
+
+    model_key: str
+
+
+class LetGo(Struct, frozen=True):
+    """A replica is kept no more: its keep-alive begins; one that is not ready leaves once nobody waits for it."""
 
     key: str
+
+
+class StopServing(Struct, frozen=True):
+    """All answers end now, nobody waits any more, all runners leave, those that are kept, too."""
 
 
 class Loaded(Struct, frozen=True):
@@ -90,7 +106,20 @@ class Shutdown(Struct, frozen=True):
     is_forced: bool = False
 
 
-Event = Acquire | Release | UnloadAsked | Loaded | LoadFailed | Exited | Stopped | MemoryMeasured | Tick | Shutdown
+Event = (
+    Acquire
+    | Release
+    | UnloadAsked
+    | LetGo
+    | StopServing
+    | Loaded
+    | LoadFailed
+    | Exited
+    | Stopped
+    | MemoryMeasured
+    | Tick
+    | Shutdown
+)
 
 
 class StartLoad(Struct, frozen=True):
@@ -103,7 +132,7 @@ class StartLoad(Struct, frozen=True):
 class StopRunner(Struct, frozen=True):
     """End a process or a load under way. Answered by Stopped (LoadFailed or Exited if that came first).
 
-    reason: "expired", "evicted", "asked", "reload", "shutdown" or "load_timeout".
+    reason: "expired", "evicted", "asked", "reload", "drained", "shutdown" or "load_timeout".
     """
 
     key: str

@@ -1,6 +1,6 @@
 """What always holds of the residency machine between two steps. The numbers are those of docs/invariants.md."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from ollamamax.core.residency.events import Acquire
 from ollamamax.core.residency.runner import Phase, Runner
@@ -10,6 +10,7 @@ def check(
     runners: Mapping[str, Runner],
     pending: Mapping[int, Acquire],
     runner_of: Mapping[int, Runner],
+    keeping: Set[int],
     is_measuring: bool,
     is_shutting_down: bool,
 ) -> None:
@@ -20,6 +21,9 @@ def check(
     everywhere = [*pending, *placed]
     assert len(everywhere) == len(set(everywhere)), "R2: a request is in one place"
     assert set(placed) == set(runner_of), "R2: a request's runner is known while it has one"
+    for runner in runners.values():
+        free = any(other.has_free_slot and not other.condemned and other.is_like(runner) for other in runners.values())
+        assert not free or not (runner.waiting.keys() - keeping), "R6: nobody waits beside a free slot of a replica"
     loading = [runner for runner in runners.values() if runner.phase is Phase.LOADING]
     assert len(loading) <= 1, "R5: one load at a time"
     if pending:
@@ -30,7 +34,9 @@ def check(
 
 
 def _check_runner(key: str, runner: Runner) -> None:
-    assert key == runner.key, "R1: a model has one runner at most"
+    assert key == runner.key, "R1: a replica has one runner at most"
+    weights, _, number = key.rpartition("#")
+    assert key == runner.model_key or (weights == runner.model_key and number.isdecimal()), "R1: of the same weights"
     assert len(runner.serving) <= runner.spec.parallel, "R3: no more requests than slots"
     assert not runner.serving or runner.phase is Phase.READY, "R4: only a ready runner serves"
     assert not runner.waiting or runner.phase is not Phase.STOPPING, "R4: nobody waits for a runner that stops"

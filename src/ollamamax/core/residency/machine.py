@@ -1,5 +1,8 @@
 """Which models are in this node's memory: who loads, who waits, who leaves. A pure state machine.
 
+A model may have several replicas, each a runner: whoever waits for one is served by the first like it that has a free
+slot. Requests start one; further ones come by `keep_for`. One that is kept stays until it is let go.
+
 Requests that no runner can take stand in one line, `pending`; its head alone decides what is loaded or evicted next.
 A request joins a runner (is served, or waits for a slot) as soon as one accepts it and no earlier request for the
 same model still stands in line, so requests for one model keep their order and those for a ready model pass by.
@@ -17,7 +20,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ollamamax.core.errors import LoadFailed as LoadFailedError
-from ollamamax.core.errors import LoadTimeout, NoMemory, ShuttingDown
 from ollamamax.core.residency.events import (
     Acquire,
     Effect,
@@ -26,6 +28,7 @@ from ollamamax.core.residency.events import (
     Fail,
     Failure,
     Grant,
+    LetGo,
     Loaded,
     LoadFailed,
     MeasureMemory,
@@ -35,12 +38,14 @@ from ollamamax.core.residency.events import (
     StartLoad,
     Stopped,
     StopRunner,
+    StopServing,
     Tick,
     UnloadAsked,
 )
 from ollamamax.core.residency.fit import Sizing, choose_parallel
 from ollamamax.core.residency.invariants import check
-from ollamamax.core.residency.runner import Phase, Runner
+from ollamamax.core.residency.refusals import DRAINED, SHUTTING_DOWN, all_kept, too_large, too_slow
+from ollamamax.core.residency.runner import Phase, Runner, free_key
 
 FIT_SHARE: Final = 0.8
 """Share of the free memory that a model may take beside others."""
@@ -51,13 +56,12 @@ FORGIVEN_AFTER_MS: Final = 60_000.0
 MAX_FAILED_RESTARTS: Final = 5
 _LOADED_PER_GPU: Final = 3
 _NEVER_MS: Final = float("inf")
-_SHUTTING_DOWN: Final = Failure(ShuttingDown, "the node is shutting down")
 
 
 class ResidencyConfig(Struct, frozen=True, kw_only=True):
-    """How long, how many, how patient.
+    """keep_alive_ms: where no request says one.  max_loaded: runners that nobody keeps, 0 = three per GPU, or three.
 
-    keep_alive_ms: where no request says one.  max_loaded: 0 = three per GPU, or three.  load_timeout_ms: 0 = none.
+    load_timeout_ms: 0 = none.
     """
 
     keep_alive_ms: int = 300_000
@@ -73,6 +77,8 @@ class Residency:
         self._runners: dict[str, Runner] = {}
         self._pending: dict[int, Acquire] = {}
         self._runner_of: dict[int, Runner] = {}
+        self._keeping: set[int] = set()
+        """Acquires with keep_for that stand in a line."""
         self._is_measuring = False
         self._is_shutting_down = False
         self._effects: list[Effect] = []
@@ -108,7 +114,7 @@ class Residency:
 
     def check_invariants(self) -> None:
         """Raises AssertionError with the number of the one that does not hold."""
-        check(self._runners, self._pending, self._runner_of, self._is_measuring, self._is_shutting_down)
+        check(self._runners, self._pending, self._runner_of, self._keeping, self._is_measuring, self._is_shutting_down)
 
     def step(self, event: Event, now_ms: float) -> list[Effect]:
         """Take an event; what is to be done, in order. now_ms never decreases."""
@@ -118,9 +124,14 @@ class Residency:
                 self._acquire(event)
             case Release():
                 self._release(event)
-            case UnloadAsked(key):
-                if key in self._runners:
-                    self._condemn(self._runners[key], "asked")
+            case UnloadAsked(model_key):
+                for runner in self._replicas(model_key):
+                    if not runner.kept_for:
+                        self._condemn(runner, "asked")
+            case LetGo(key):
+                self._let_go(key, now_ms)
+            case StopServing():
+                self._end_all(DRAINED, "drained", is_forced=True)
             case Loaded(key):
                 self._loaded(self._runners[key], now_ms)
             case LoadFailed(key, failure):
@@ -133,7 +144,8 @@ class Residency:
             case MemoryMeasured():
                 memory, self._is_measuring = event, False
             case Shutdown(is_forced):
-                self._shut_down(is_forced)
+                self._is_shutting_down = True
+                self._end_all(SHUTTING_DOWN, "shutdown", is_forced)
             case _:
                 assert isinstance(event, Tick), "an unknown event"
         self._settle(memory, now_ms)
@@ -143,22 +155,22 @@ class Residency:
     # -- events ------------------------------------------------------------------------------------------------------
 
     def _acquire(self, request: Acquire) -> None:
-        assert request.request_id not in self._pending, "request ids are used once"
-        assert request.request_id not in self._runner_of, "request ids are used once"
+        is_new = request.request_id not in self._pending and request.request_id not in self._runner_of
+        assert is_new, "request ids are used once"
         if self._is_shutting_down:
-            self._effects.append(Fail(request.request_id, _SHUTTING_DOWN))
+            self._effects.append(Fail(request.request_id, SHUTTING_DOWN))
         else:
             self._pending[request.request_id] = request
 
     def _release(self, event: Release) -> None:
         """Unknown ids are of requests that failed, or whose runner has exited."""
         self._pending.pop(event.request_id, None)
+        self._keeping.discard(event.request_id)
         runner = self._runner_of.pop(event.request_id, None)
         if runner is not None:
             runner.serving.discard(event.request_id)
             runner.waiting.pop(event.request_id, None)
-            if event.is_completed:
-                runner.failures = 0
+            runner.failures = 0 if event.is_completed else runner.failures
 
     def _loaded(self, runner: Runner, now_ms: float) -> None:
         if runner.phase is Phase.LOADING:  # else it was told to stop in the meantime
@@ -184,16 +196,27 @@ class Residency:
         runner.retry_at_ms = now_ms + min(FIRST_RETRY_MS * 2 ** min(runner.failures, 16), MAX_RETRY_MS)
         runner.failures += 1
 
-    def _shut_down(self, is_forced: bool) -> None:
-        self._is_shutting_down = True
+    def _let_go(self, key: str, now_ms: float) -> None:
+        """It may have gone in the meantime."""
+        runner = self._runners.get(key)
+        if runner is None or not runner.kept_for:
+            return
+        runner.kept_for = ""
+        if runner.phase in (Phase.LOADING, Phase.BACKOFF):
+            self._condemn(runner, "asked")
+        elif runner.is_idle:
+            runner.idle_since_ms = now_ms
+
+    def _end_all(self, failure: Failure, reason: str, is_forced: bool) -> None:
+        """Nobody waits any more, and all leave; is_forced: now, else once they are idle."""
         for request_id in self._pending:
-            self._effects.append(Fail(request_id, _SHUTTING_DOWN))
+            self._effects.append(Fail(request_id, failure))
         self._pending.clear()
         for runner in self.runners:
-            self._fail_waiting(runner, _SHUTTING_DOWN)
+            self._fail_waiting(runner, failure)
             if is_forced:
                 self._forget_served(runner)
-            self._condemn(runner, "shutdown")
+            self._condemn(runner, reason)
 
     # -- what follows from the state ---------------------------------------------------------------------------------
 
@@ -205,27 +228,41 @@ class Residency:
             self._join(now_ms)
 
     def _join(self, now_ms: float) -> None:
-        """Requests in line go to runners that accept them, those at the front of a runner's own line get its slots."""
-        passed: set[str] = set()
+        """Requests in line go to the replica with the least to do, those at the front of its line get its slots."""
+        passed: set[tuple[str, bool]] = set()
         for request in tuple(self._pending.values()):
-            runner = self._runners.get(request.spec.key)
-            if runner is None or request.spec.key in passed or not runner.accepts(request):
-                passed.add(request.spec.key)
-                continue
-            self._enter(runner, request)
+            kind = request.spec.key, bool(request.keep_for)
+            willing = [one for one in self._replicas(request.spec.key) if kind not in passed and one.accepts(request)]
+            if willing:
+                self._enter(min(willing, key=lambda one: (not one.has_free_slot, one.load)), request)
+            else:
+                passed.add(kind)
         for runner in self._runners.values():
-            while runner.phase is Phase.READY and runner.waiting and len(runner.serving) < runner.spec.parallel:
-                request_id = next(iter(runner.waiting))
-                del runner.waiting[request_id]
+            while runner.has_free_slot and (request_id := self._first_for(runner)) is not None:
+                self._runner_of[request_id].waiting.pop(request_id)
+                self._runner_of[request_id] = runner
+                self._keeping.discard(request_id)
                 runner.serving.add(request_id)
                 self._effects.append(Grant(request_id, runner.key))
+        for runner in self._runners.values():
             if not runner.is_idle:
                 runner.idle_since_ms = None
             elif runner.idle_since_ms is None and runner.phase is not Phase.LOADING:
                 runner.idle_since_ms = now_ms
 
+    def _first_for(self, runner: Runner) -> int | None:
+        """Who has waited longest for this replica, or for another like it; a wish to keep waits for its own."""
+        if len(self._runners) == 1 or runner.condemned:
+            return next(iter(runner.waiting), None)
+        lines = (one.waiting for one in self._runners.values() if one.waiting and runner.is_like(one))
+        first = (next((it for it in line if it in runner.waiting or it not in self._keeping), None) for line in lines)
+        return min((it for it in first if it is not None), default=None)
+
     def _enter(self, runner: Runner, request: Acquire) -> None:
         del self._pending[request.request_id]
+        if request.keep_for:
+            runner.kept_for = request.keep_for
+            self._keeping.add(request.request_id)
         runner.waiting[request.request_id] = None
         self._runner_of[request.request_id] = runner
         if request.keep_alive_ms is not None:
@@ -234,9 +271,7 @@ class Residency:
     def _stop_unwanted(self, now_ms: float) -> None:
         for runner in self.runners:
             if runner.phase is Phase.LOADING and runner.deadline_ms <= now_ms:
-                seconds = f"{self._config.load_timeout_ms / 1000:g}"
-                text = f"model {runner.spec.name} was not loaded within {seconds} s; engine.load_timeout_s allows more"
-                self._fail_waiting(runner, Failure(LoadTimeout, text))
+                self._fail_waiting(runner, too_slow(runner.spec, self._config.load_timeout_ms))
                 self._stop(runner, "load_timeout")
             elif runner.phase in (Phase.READY, Phase.BACKOFF) and _or_never(runner.expires_at_ms) <= now_ms:
                 self._stop(runner, runner.condemned or "expired")
@@ -253,7 +288,7 @@ class Residency:
         if not self._pending or self._is_any(Phase.LOADING) or self._is_any(Phase.STOPPING):
             return False
         request = next(iter(self._pending.values()))
-        old = self._runners.get(request.spec.key)
+        old = self._in_the_way(request)
         if old is not None:
             self._condemn(old, "reload")
             return old.key not in self._runners
@@ -262,14 +297,13 @@ class Residency:
                 self._is_measuring = True
                 self._effects.append(MeasureMemory())
             return False
-        least_bytes = request.sizings[-1].need_bytes
-        if least_bytes > memory.total_bytes:
+        if request.sizings[-1].need_bytes > memory.total_bytes:
             del self._pending[request.request_id]
-            self._effects.append(Fail(request.request_id, _too_large(request, least_bytes, memory.total_bytes)))
+            self._effects.append(Fail(request.request_id, too_large(request, memory.total_bytes)))
             return True
         sizing = self._sizing(request, memory)
         if sizing is None:
-            return self._evict_one()
+            return self._evict_one(request)
         self._launch(request, sizing, now_ms)
         return True
 
@@ -278,7 +312,7 @@ class Residency:
         if not self._runners:
             return choose_parallel(request.sizings, memory.free_bytes) or request.sizings[-1]
         limit = self._config.max_loaded or _LOADED_PER_GPU * max(memory.gpus, 1)
-        if len(self._runners) >= limit:
+        if not request.keep_for and sum(not runner.kept_for for runner in self._runners.values()) >= limit:
             return None
         # Weights that are mapped from a file count as free memory although they are in use, and a runner that is to be
         # restarted has nothing now but will need it again.
@@ -286,19 +320,29 @@ class Residency:
         unclaimed_bytes = memory.total_bytes - sum(r.need_bytes for r in self._runners.values())
         return choose_parallel(request.sizings, FIT_SHARE * min(memory.free_bytes - asleep_bytes, unclaimed_bytes))
 
-    def _evict_one(self) -> bool:
-        """An idle runner, else, unless one is already leaving, a busy one. True: it is gone at once."""
-        idle = [runner for runner in self._runners.values() if runner.is_idle]
+    def _in_the_way(self, request: Acquire) -> Runner | None:
+        """What has to leave first, as it was launched otherwise: best one that leaves anyway, or that nobody keeps."""
+        old = [one for one in self._replicas(request.spec.key) if not (request.keep_for and one.kept_for)]
+        return min(old, key=lambda one: (not one.condemned, bool(one.kept_for), one.load), default=None)
+
+    def _evict_one(self, request: Acquire) -> bool:
+        """An idle runner, else, unless one is leaving, a busy one. True: it, or a request beside kept ones, is gone."""
+        free = [runner for runner in self._runners.values() if not runner.kept_for]
+        idle = [runner for runner in free if runner.is_idle]
         if not idle and any(runner.condemned for runner in self._runners.values()):
             return False
-        victim = min(idle or self._runners.values(), key=lambda runner: runner.eviction_rank)
+        if not free:
+            del self._pending[request.request_id]
+            self._effects.append(Fail(request.request_id, all_kept(request)))
+            return True
+        victim = min(idle or free, key=lambda runner: runner.eviction_rank)
         self._condemn(victim, "evicted")
         return victim.key not in self._runners
 
     def _launch(self, request: Acquire, sizing: Sizing, now_ms: float) -> None:
-        spec = replace(request.spec, parallel=sizing.parallel)
         runner = Runner(
-            spec=spec,
+            spec=replace(request.spec, key=free_key(request.spec.key, self._runners), parallel=sizing.parallel),
+            model_key=request.spec.key,
             need_bytes=sizing.need_bytes,
             keep_alive_ms=self._config.keep_alive_ms,
             deadline_ms=0.0,
@@ -334,6 +378,7 @@ class Residency:
     def _fail_waiting(self, runner: Runner, failure: Failure) -> None:
         for request_id in runner.waiting:
             del self._runner_of[request_id]
+            self._keeping.discard(request_id)
             self._effects.append(Fail(request_id, failure))
         runner.waiting.clear()
 
@@ -343,21 +388,13 @@ class Residency:
             del self._runner_of[request_id]
         runner.serving.clear()
 
+    def _replicas(self, model_key: str) -> list[Runner]:
+        """Oldest first."""
+        return [runner for runner in self._runners.values() if runner.model_key == model_key]
+
     def _is_any(self, phase: Phase) -> bool:
         return any(runner.phase is phase for runner in self._runners.values())
 
 
 def _or_never(deadline_ms: float | None) -> float:
     return _NEVER_MS if deadline_ms is None else deadline_ms
-
-
-def _too_large(request: Acquire, need_bytes: int, total_bytes: int) -> Failure:
-    return Failure(
-        NoMemory,
-        f"model {request.spec.name} needs {_gib(need_bytes)} with a context of {request.spec.ctx_tokens} tokens, but "
-        f"this machine has {_gib(total_bytes)}; use a smaller quantisation of it or a smaller num_ctx",
-    )
-
-
-def _gib(count: int) -> str:
-    return f"{count / (1 << 30):.2f} GiB"

@@ -36,9 +36,18 @@ from ollamamax.core.types.cluster_views import (
 from ollamamax.core.types.etcd import EtcdAccess, EtcdAlarm, EtcdMember, EtcdProgram, EtcdSpec, EtcdStatus
 from ollamamax.core.types.fleet import AttachedEngine, EngineFacts, EngineKind, EngineModel, FleetSnapshot
 from ollamamax.core.types.ha import HomeView, HostView, MemberReport, Seat
-from ollamamax.core.types.models import GgufFacts, LaunchSpec, LoadedModel, ModelDetails, ModelRecord, ResolvedModel
+from ollamamax.core.types.models import (
+    GgufFacts,
+    GgufJob,
+    LaunchSpec,
+    LoadedModel,
+    ModelDetails,
+    ModelRecord,
+    ResolvedModel,
+)
 from ollamamax.core.types.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, ModelName
 from ollamamax.core.types.placement import Assignment, ClusterSettings, Drain, Placement, StateHome
+from ollamamax.core.types.placement_views import PlacementPlan, PlacementView, PlacementWish, ReplicasView
 from ollamamax.core.types.requests import (
     FOREVER_MS,
     ChatRequest,
@@ -107,6 +116,7 @@ __all__ = [
     "FoundCluster",
     "GenerationStats",
     "GgufFacts",
+    "GgufJob",
     "HomeView",
     "HostView",
     "Joined",
@@ -130,9 +140,13 @@ __all__ = [
     "Outcome",
     "OutcomeKind",
     "Placement",
+    "PlacementPlan",
+    "PlacementView",
+    "PlacementWish",
     "Principal",
     "Progress",
     "Put",
+    "ReplicasView",
     "RequestContext",
     "ResolvedModel",
     "RevokedNode",

@@ -94,8 +94,8 @@ class NodeFacts(Struct, frozen=True, kw_only=True):
     """What a node tells of itself. Soft: a hint, possibly old, never the base of a write.
 
     instance: drawn at each start.  revision: of the state that it has seen.  role: in the mesh, "router" or "client".
-    draining: it takes no new requests.  queued: requests that wait for admission there.  settings_version: of the
-    cluster's settings that it has taken over.
+    draining: it takes no new requests.  queued: requests that wait for admission there.  waiting: the same, by model
+    key.  settings_version: of the cluster's settings that it has taken over.
     """
 
     node_id: str
@@ -109,7 +109,9 @@ class NodeFacts(Struct, frozen=True, kw_only=True):
     revision: int = 0
     draining: bool = False
     queued: int = 0
+    waiting: dict[str, int] = {}
     settings_version: int = 0
+    state_generation: int = 0
     free_memory_bytes: int = 0
     total_memory_bytes: int = 0
     gpu_count: int = 0

@@ -6,14 +6,15 @@ from msgspec import Struct
 
 
 class NodeState(Enum):
-    """READY: takes requests.  CORDONED: an operator keeps new requests away.  DRAINING: it is stopping.
-
+    """READY: takes requests.  CORDONED: an operator keeps new requests away.  DRAINING: it is stopping, or an
+    operator empties it.  DRAINED: it was emptied, and takes no new requests.
     SUSPECT: its sign of life vanished, and it is being asked.  GONE: it does not answer.
     """
 
     READY = "ready"
     CORDONED = "cordoned"
     DRAINING = "draining"
+    DRAINED = "drained"
     SUSPECT = "suspect"
     GONE = "gone"
 
@@ -22,8 +23,10 @@ class NodeView(Struct, frozen=True, kw_only=True):
     """One member. What it told of itself is old by facts_age_ms, None if it never told anything.
 
     role: in the mesh, "router", "client" or "" if not known.  models: how many it offers.  loaded: names of those in
-    memory.  slots, slots_used: of all its engines.  queued: requests that wait there.  prefill_tps, decode_tps: of its
-    fastest engine, per stream; 0 = not measured.
+    memory.  level: of the catalog that its program knows.  protocol: the versions of the talk between nodes that it
+    speaks, as "1" or "1-2"; "" if not known.  slots, slots_used: of all its engines.  queued: requests that wait there.  replicas: of placed models, that
+    are assigned to it.  drain_deadline_ns: 0 = it is not drained, or may take as long as it takes.  prefill_tps,
+    decode_tps: of its fastest engine, per stream; 0 = not measured.
     """
 
     name: str
@@ -32,6 +35,8 @@ class NodeView(Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...]
     joined_ns: int
     version: str
+    level: int = 1
+    protocol: str = ""
     role: str = ""
     is_this: bool = False
     is_holder: bool = False
@@ -42,6 +47,8 @@ class NodeView(Struct, frozen=True, kw_only=True):
     slots: int = 0
     slots_used: int = 0
     queued: int = 0
+    replicas: int = 0
+    drain_deadline_ns: int = 0
     free_memory_bytes: int = 0
     total_memory_bytes: int = 0
     gpu_count: int = 0
@@ -53,7 +60,8 @@ class ClusterStatus(Struct, frozen=True, kw_only=True):
     """The whole. this, holder: names of nodes.  nodes: how many, by NodeState's value; absent = none.
 
     holder_lost_ms: for how long the holder has been out of reach, 0 if it is there.  revision: of the state that this
-    node has seen.  role: this node's in the mesh.  versions: how many nodes run each.  degraded: what does not work
+    node has seen.  role: this node's in the mesh.  versions: how many nodes run each.  waits: sentences about what
+    works when all nodes are upgraded.  degraded: what does not work
     now, in sentences; empty = all does.  queued, in_flight, slots: sums over the nodes that are not gone.
     """
 
@@ -69,6 +77,7 @@ class ClusterStatus(Struct, frozen=True, kw_only=True):
     holder_lost_ms: float = 0.0
     nodes: dict[str, int] = {}
     versions: dict[str, int] = {}
+    waits: tuple[str, ...] = ()
     queued: int = 0
     in_flight: int = 0
     slots: int = 0

@@ -29,6 +29,8 @@ class EngineModel(Struct, frozen=True):
     """A model that an engine offers. key: what routing compares.  served_as: the name to ask that engine for.
 
     slots: requests that this model takes at once, where each has slots of its own; 0 = what the engine says.
+    needs_bytes: memory that one replica takes there, for each number of slots that it may be given, most first; empty
+    = not known.
     """
 
     key: str
@@ -37,6 +39,7 @@ class EngineModel(Struct, frozen=True):
     record: ModelRecord | None = None
     running: LoadedModel | None = None
     slots: int = 0
+    needs_bytes: tuple[int, ...] = ()
 
 
 class EngineFacts(Struct, frozen=True):

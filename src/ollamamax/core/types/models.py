@@ -119,3 +119,12 @@ class LaunchSpec(Struct, frozen=True, kw_only=True):
     kv_cache_type: str = "f16"
     flash_attention: str = "auto"
     context_shift: bool = True
+
+
+class GgufJob(Struct, frozen=True):
+    """A GGUF that is to be made of files. files: name -> absolute path: the parts of one GGUF, or what a directory of
+    safetensors holds.  quantize: the type that its weights get, "" = they keep theirs.
+    """
+
+    files: dict[str, str]
+    quantize: str = ""
