@@ -33,6 +33,8 @@ bench: $(VENV)/.ready-dev ## measure; prints ratios against baselines in the sam
 	$(BIN)/python bench/mesh.py
 	$(BIN)/python bench/registry.py
 	$(BIN)/python bench/placement.py
+	$(BIN)/python bench/config.py
+	$(BIN)/python bench/failover.py
 
 lock: $(VENV)/.ready-dev ## renew the lock files from pyproject.toml
 	$(PIP) install --quiet uv

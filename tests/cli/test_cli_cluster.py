@@ -307,6 +307,16 @@ def test_the_status(cli: Cli) -> None:
     assert "\n! nothing can be changed\n" in said
 
 
+def test_an_upgrade_that_is_under_way(cli: Cli) -> None:
+    status = status_of(versions={"0.9.1": 1, "0.9.2": 1})
+    cli.node.answers[f"GET {ADMIN}/cluster"] = lambda _: Reply(body=status)
+    cli.node.answers[f"GET {ADMIN}/nodes"] = Reply(body={"nodes": [NODE]})
+    said = cli("cluster", "status").out
+    assert "0.9.1 (1), 0.9.2 (1)\nupgrade        under way, nothing waits for it\n" in said
+    status |= {"waits": ["this waits for beta (0.9.1)", "that, too"]}
+    assert "upgrade        this waits for beta (0.9.1); that, too\n" in cli("cluster", "status").out
+
+
 def test_watching_goes_on_while_the_node_is_away(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     cli.node.answers[f"GET {ADMIN}/cluster"] = Reply(body=status_of())
     cli.node.answers[f"GET {ADMIN}/nodes"] = Reply(body={"nodes": []})

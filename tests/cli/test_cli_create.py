@@ -102,8 +102,11 @@ def test_from_another_model(cli: Cli, folder: Path) -> None:
         ("FROM ./nix.gguf\n", "FROM ./nix.gguf: no such file (looked for "),
         ("FROM tiny\nADAPTER nix\n", "ADAPTER nix: no such file"),
         ("FROM ./Modelfile\n", "Modelfile is not a GGUF file"),
-        ("FROM ./empty\n", "no .gguf file in "),
-        ("FROM ./tensors\n", "must be converted to GGUF first"),
+        ("FROM ./empty\n", "no .gguf or .safetensors file in "),
+        ("FROM ./tensors\n", "FROM ./tensors: config.json is missing beside the safetensors in "),
+        ("FROM ./tensors/model.safetensors\n", "is not a GGUF file; name its directory, which describes the model"),
+        ("FROM tiny\nADAPTER ./adapter\n", "ADAPTER ./adapter: an adapter in safetensors must be converted"),
+        ("FROM ./p-00002-of-00003.gguf\n", ": p-00001-of-00003.gguf, p-00003-of-00003.gguf"),
         ("FROM ./w.gguf\nFROM ./sub/w.gguf\n", "have the same name"),
         ("FROM tiny\nDRAFT x\n", "DRAFT models are not supported"),
         ("FRM tiny\n", 'Modelfile: (line 1): command must be one of "from"'),
@@ -115,6 +118,9 @@ def test_what_is_refused_before_anything_is_sent(cli: Cli, folder: Path, text: s
     (folder / "empty").mkdir()
     (folder / "tensors").mkdir()
     (folder / "tensors" / "model.safetensors").write_bytes(b"x")
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"x")
+    (folder / "p-00002-of-00003.gguf").write_bytes(WEIGHTS)
     (folder / "sub").mkdir()
     (folder / "sub" / "w.gguf").write_bytes(WEIGHTS)
     (folder / "Modelfile").write_text(text)

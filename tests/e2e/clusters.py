@@ -134,7 +134,7 @@ def on_loopback(folder: Path, **environment: str) -> Cluster:
             free_port(),
             {
                 "OLLAMAMAX_PEER__HOST": "127.0.0.1",
-                "OLLAMAMAX_PEER__PORT": str(free_port(2)),
+                "OLLAMAMAX_PEER__PORT": str(free_port(4)),
                 "OLLAMAMAX_PEER__MULTICAST": "false",
                 "OLLAMAMAX_PEER__NODE_NAME": name,
                 **environment,

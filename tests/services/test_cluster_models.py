@@ -1,15 +1,16 @@
 """Models of the whole cluster: the catalog knows them, copies happen where they lie, deletions everywhere."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 import pytest
 
 import gguf_bytes
-from ollamamax.core.catalog.commands import FoundCluster
-from ollamamax.core.errors import InvalidName, ModelNotFound, PeerUnavailable, StateUnavailable
-from ollamamax.core.types import ClusterMeta, CreateRequest, NodeRecord
+from ollamamax.core.catalog.commands import AddNode, AddToken, FoundCluster, SetPlacement
+from ollamamax.core.catalog.records import LEVEL
+from ollamamax.core.errors import InvalidName, ModelNotFound, StateUnavailable
+from ollamamax.core.types import ClusterMeta, CreateRequest, NodeRecord, Placement, TokenRecord
 from ollamamax.services.cluster_models import ClusterModels
 from ollamamax.services.control import Control
 from ollamamax.services.library import Library
@@ -31,9 +32,11 @@ RECORDS = [
         joined_ns=1,
         key_hash=str(number) * 64,
         version="0.1.0",
+        level=LEVEL,
     )
     for number, node_id in enumerate(IDS, 1)
 ]
+TOKEN = TokenRecord(token_id=IDS[0], secret_hash="1" * 64, created_ns=1, expires_ns=1 << 62, uses_left=1)
 META = ClusterMeta(cluster_id="00000000000000c1", name="home", created_ns=1, holder_id=IDS[0])
 
 
@@ -45,6 +48,8 @@ class Place:
         self.other = RECORDS[1 - number]
         self.store = MemoryStore()
         self.changes = 0
+        self.vacated: list[str] = []
+        self.reachable = [self.other]
         self.registry = MemoryRegistry()
         library = Library(self.store, self.registry, MemoryGgufMaker(self.store.at), world.clock, SeededDice())
         self.models = ClusterModels(
@@ -55,8 +60,10 @@ class Place:
             world.peers.link(IDS[number]),
             world.clock,
             self.having,
-            lambda: [self.other],
+            lambda: self.reachable,
             self.changed,
+            IDS[number],
+            self.vacate,
         )
         world.peers.listen(IDS[number], [self.models.methods()])
 
@@ -65,6 +72,10 @@ class Place:
 
     async def changed(self) -> None:
         self.changes += 1
+
+    async def vacate(self, key: str) -> None:
+        assert key in await self.names(), "before its files go"
+        self.vacated.append(key)
 
     async def create(self, name: str) -> None:
         digest, _ = await self.store.put_bytes(gguf_bytes.llama())
@@ -131,13 +142,19 @@ async def test_a_deletion_reaches_every_node(world: World) -> None:
         await world.here.models.delete("big")
 
 
-async def test_a_deletion_tells_where_it_could_not_be(world: World) -> None:
+async def test_a_deletion_does_not_wait_for_who_is_out_of_reach(world: World) -> None:
+    await there_joins(world)
     await world.here.create("big")
     await world.there.create("big")
+    world.clock.advance(10_000)
     world.peers.leave(IDS[1])
-    with pytest.raises(PeerUnavailable, match=r"may still be on node 'n2'.*try again"):
-        await world.here.models.delete("big")
+    await world.here.models.delete("big")
     assert (await world.here.names(), world.catalog) == ([], {})
+
+    async def is_gone() -> bool:
+        return not await world.there.names()
+
+    await in_step(world.there, is_gone)
 
 
 async def test_without_the_state_nothing_is_begun(world: World) -> None:
@@ -177,3 +194,88 @@ async def test_garbage(world: World, method: str) -> None:
 
     with pytest.raises(PeerProtocol):
         await world.here.models.methods().unary[method](Caller("x"), msgspec.msgpack.encode(7))
+
+
+async def in_step(place: Place, condition: Callable[[], Awaitable[bool]]) -> None:
+    """What run() does after a start, until that holds."""
+    telling = asyncio.create_task(place.models.run())
+    async with asyncio.timeout(30):
+        while not await condition():
+            await asyncio.sleep(0)
+    telling.cancel()
+    await asyncio.gather(telling, return_exceptions=True)
+
+
+async def there_joins(world: World) -> None:
+    there = RECORDS[1]
+    await world.control.run(AddToken(TOKEN))
+    await world.control.run(
+        AddNode(
+            node_id=there.node_id,
+            name=there.name,
+            addresses=there.addresses,
+            key_hash=there.key_hash,
+            version=there.version,
+            token_id=TOKEN.token_id,
+            secret_hash=TOKEN.secret_hash,
+            at_ns=1,
+            level=LEVEL,
+        )
+    )
+
+
+async def copied_there(world: World) -> None:
+    """Both have the model, and this node deletes it while the other is away."""
+    await world.here.create("big")
+    [stored] = await world.here.store.manifests()
+    await world.there.store.put_manifest(stored.name, stored.data)
+    world.here.reachable = []
+    world.clock.advance(10_000)
+    await world.here.models.delete("big")
+    assert (await world.here.names(), await world.there.names(), world.catalog) == ([], ["big:latest"], {})
+
+
+async def test_who_was_away_deletes_what_was_deleted_meanwhile(world: World) -> None:
+    await there_joins(world)
+    await copied_there(world)
+
+    async def is_gone() -> bool:
+        return not await world.there.names()
+
+    await in_step(world.there, is_gone)
+    assert world.catalog == {}
+    assert world.there.vacated == ["big:latest"]
+    await world.there.create("big")
+    assert set(world.catalog) == {"big:latest"}, "it may come back on purpose"
+
+
+async def test_who_joined_later_is_not_meant(world: World) -> None:
+    await copied_there(world)
+    await there_joins(world)
+
+    async def is_known() -> bool:
+        return set(world.catalog) == {"big:latest"}
+
+    await in_step(world.there, is_known)
+    assert await world.there.names() == ["big:latest"]
+
+
+async def test_newer_files_are_not_meant(world: World) -> None:
+    await there_joins(world)
+    await copied_there(world)
+    [stored] = await world.there.store.manifests()
+    for _ in range(20):  # each write is a second younger
+        await world.there.store.put_manifest(stored.name, stored.data)
+
+    async def is_known() -> bool:
+        return set(world.catalog) == {"big:latest"}
+
+    await in_step(world.there, is_known)
+
+
+async def test_what_is_deleted_is_placed_nowhere(world: World) -> None:
+    await world.here.create("big")
+    await world.control.run(SetPlacement(Placement(name="big:latest", replicas=1, changed_ns=1)))
+    await world.here.models.delete("big")
+    assert not world.replica.catalog.placements
+    assert world.here.vacated == ["big:latest"]

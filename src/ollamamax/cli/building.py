@@ -10,9 +10,12 @@ from ollamamax.cli.client import Client
 from ollamamax.cli.errors import CliError
 from ollamamax.cli.progress import ProgressView
 from ollamamax.core.errors import OllamaMaxError
+from ollamamax.core.modelspec import hf_model, split_gguf
 from ollamamax.core.modelspec.modelfile import Modelfile, parse
 
 _MAGIC: Final = b"GGUF"
+_ADAPTER: Final = "adapter"
+_CONVERT_ADAPTER: Final = "llama.cpp's convert_lora_to_gguf.py"
 _PIECE_BYTES: Final = 1 << 20
 
 
@@ -27,7 +30,7 @@ class Plan:
 
 
 def read_plan(path: Path | None) -> Plan:
-    """Read a Modelfile and find its files. None: ./Modelfile, or without it the GGUF files of this directory.
+    """Read a Modelfile and find its files. None: ./Modelfile, or without it the model files of this directory.
 
     Raises: CliError that names the Modelfile and what is wrong with it.
     """
@@ -66,25 +69,39 @@ def _add(known: dict[str, Path], found: list[Path]) -> None:
 
 
 def _find(value: str, folder: Path, word: str) -> list[Path]:
-    """The GGUF files that a value means; none if it is the name of a model. Relative paths start at the Modelfile."""
+    """The files that a value means; none if it is the name of a model. Relative paths start at the Modelfile.
+
+    A directory means its GGUF files, or else all that describes a model in safetensors; a part of a GGUF means all.
+    """
     path = folder / Path(value).expanduser()
     if path.is_dir():
         found = sorted(path.glob("*.gguf"))
         if not found and any(path.glob("*.safetensors")):
-            raise CliError(
-                f"{word} {value}: safetensors must be converted to GGUF first (llama.cpp's convert_hf_to_gguf.py)"
-            )
+            return _safetensors(path, f"{word} {value}")
         if not found:
-            raise CliError(f"{word} {value}: no .gguf file in {path.absolute()}")
+            raise CliError(f"{word} {value}: no .gguf or .safetensors file in {path.absolute()}")
     elif path.is_file():
-        found = [path]
+        found = [path.with_name(name) for name in split_gguf.siblings(path.name)]
     elif value.startswith((".", "/", "~")) or value.lower().endswith(".gguf"):
         raise CliError(f"{word} {value}: no such file (looked for {path.absolute()})")
     else:
         found = []
+    if absent := split_gguf.missing(file.name for file in found if file.exists()):
+        raise CliError(f"{word} {value}: parts of it are missing in {path.absolute().parent}: {', '.join(absent)}")
     for file in found:
         _check(file)
     return found
+
+
+def _safetensors(folder: Path, line: str) -> list[Path]:
+    """The weights of a directory and what describes them. line: of the Modelfile. Raises: CliError."""
+    weights = hf_model.weights_among(sorted(path.name for path in folder.glob("*.safetensors")))
+    if any(name.startswith(_ADAPTER) for name in weights):
+        raise CliError(f"{line}: an adapter in safetensors must be converted to GGUF first ({_CONVERT_ADAPTER})")
+    texts = [name for name in hf_model.READ if (folder / name).is_file()]
+    if hf_model.CONFIG not in texts:
+        raise CliError(f"{line}: {hf_model.CONFIG} is missing beside the safetensors in {folder.absolute()}")
+    return [folder / name for name in [*weights, *texts]]
 
 
 def _check(path: Path) -> None:
@@ -95,7 +112,8 @@ def _check(path: Path) -> None:
     except OSError as error:
         raise CliError(f"can't read {path}: {error.strerror}") from error
     if start != _MAGIC:
-        raise CliError(f"{path} is not a GGUF file")
+        hint = "; name its directory, which describes the model" if path.suffix == ".safetensors" else ""
+        raise CliError(f"{path} is not a GGUF file{hint}")
 
 
 def create(client: Client, model: str, plan: Plan, *, quantize: str, view: ProgressView) -> dict[str, Any]:

@@ -79,6 +79,10 @@ class Client:
         """The decoded answer."""
         return self._decoded(self._send("GET", path))
 
+    def data(self, path: str) -> bytes:
+        """The bytes of a file."""
+        return self._send("GET", path).content
+
     def text(self, path: str) -> str:
         """The answer as it came."""
         return self._send("GET", path).text
@@ -99,12 +103,14 @@ class Client:
         """The decoded answer, None if it is empty."""
         return self._decoded(self._send("DELETE", path, body))
 
-    def stream(self, path: str, body: Mapping[str, Any] | None = None) -> Generator[dict[str, Any], None, None]:
+    def stream(
+        self, path: str, body: Mapping[str, Any] | None = None, *, method: str = ""
+    ) -> Generator[dict[str, Any], None, None]:
         """The objects of an NDJSON answer as they come; an error line raises. Close it to cancel the request.
 
-        body: of a POST; without it a GET.
+        body: of a POST; without it a GET, unless `method` says otherwise.
         """
-        method, content = ("GET", None) if body is None else ("POST", dict(body))
+        method, content = (method or "GET", None) if body is None else ("POST", dict(body))
         # No read limit: the server has deadlines of its own, and a person has Ctrl-C.
         with self._translated(), self._http.stream(method, path, json=content, timeout=_patient()) as response:
             if response.is_error:

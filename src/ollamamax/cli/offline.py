@@ -24,6 +24,16 @@ def discover(settings: Settings, timeout_ms: int) -> Sequence[FoundCluster]:
     return discover_offline(settings, timeout_ms)
 
 
+def restore_backup(settings: Settings, file: Path) -> int:
+    """Make a copy of the state the cluster's, held by that home's node alone. Returns: the generation of its home.
+
+    Raises: StoreInUse if a node runs on that home, Conflict if the copy is another cluster's, StateError, StoreError.
+    """
+    from ollamamax.main import restore_backup_offline
+
+    return restore_backup_offline(settings, file)
+
+
 def restore_state(settings: Settings, snapshot: Path | None) -> tuple[Path, Path | None]:
     """Put a snapshot of the cluster's state in the place of its file. The snapshot, and where the former file lies now.
 

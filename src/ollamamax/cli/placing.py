@@ -11,6 +11,7 @@ from urllib.parse import quote
 from ollamamax.cli.client import Client
 from ollamamax.cli.errors import CliError
 from ollamamax.cli.output import harmless, size, table
+from ollamamax.settings.values import seconds_or_duration_ms
 
 _LOOK_S: Final = 0.5
 
@@ -31,6 +32,14 @@ def labels_of(words: Sequence[str]) -> dict[str, str]:
             raise CliError(f"the label {key!r} is given twice", exit_code=2)
         labels[key] = value
     return labels
+
+
+def milliseconds(text: str, option: str) -> int:
+    """A length of time as people write it: 90s, 10m. Raises: CliError."""
+    try:
+        return seconds_or_duration_ms(text)
+    except ValueError as error:
+        raise CliError(f"{option}: {error}", exit_code=2) from error
 
 
 def placements_table(placements: Sequence[Mapping[str, Any]]) -> str:

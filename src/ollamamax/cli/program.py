@@ -20,6 +20,7 @@ from ollamamax.cli.commands import (
     launch,
     node,
     nodes,
+    place,
     ps,
     pull,
     push,
@@ -64,6 +65,8 @@ app.command("join")(join.command)
 app.add_typer(token.app, name="token")
 app.command("nodes")(nodes.command)
 app.add_typer(node.app, name="node")
+app.command("place")(place.place)
+app.command("placements")(place.placements)
 app.add_typer(cluster.app, name="cluster")
 app.command("events")(events.command)
 app.add_typer(engine.app, name="engine")

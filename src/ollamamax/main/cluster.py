@@ -60,6 +60,8 @@ from ollamamax.settings import Settings
 _LOG: Final = structlog.get_logger("cluster")
 _GRACE_MS: Final = 2_000.0
 _INSTANCE_BYTES: Final = 8
+_VACATE_MS: Final = 20_000.0
+"""Answers under way end by themselves; after that long a model's files go all the same."""
 
 
 class NodeParts(Struct, frozen=True, kw_only=True):
@@ -267,6 +269,8 @@ class ClusterPart:
             self._peers.having,
             self._reachable,
             node.fleet.local_changed,
+            self._me.node_id,
+            lambda key: node.agent.vacate(key, _VACATE_MS),
         )
 
     async def _listen(self, node: NodeParts, stack: AsyncExitStack) -> None:

@@ -16,7 +16,6 @@ from ollamamax.adapters.network.join_client import AiohttpJoinLink
 from ollamamax.adapters.network.peer_link import TlsPeerLink
 from ollamamax.adapters.network.zenoh_scout import ZenohScout
 from ollamamax.adapters.state.snapshot_file import StateSnapshotFile
-from ollamamax.adapters.state.sqlite_snapshots import restore
 from ollamamax.adapters.storage.locks import DirectoryLock
 from ollamamax.adapters.system.clock import SystemClock, SystemDice
 from ollamamax.core.catalog import grammar, join_token
@@ -40,11 +39,6 @@ _UNUSABLE: Final = ("127.", "169.254.", "fe80:", "::1")
 def cluster_home(settings: Settings) -> Path:
     """Where identity and state lie."""
     return settings.home / "cluster"
-
-
-def state_path(settings: Settings, cluster_id: str) -> Path:
-    """The state's file, on the node that holds it."""
-    return cluster_home(settings) / f"{cluster_id}.db"
 
 
 def snapshot_file(settings: Settings, cluster_id: str) -> StateSnapshotFile:
@@ -194,16 +188,3 @@ def discover_offline(settings: Settings, timeout_ms: int) -> Sequence[FoundClust
     """Clusters on the LAN. Raises: PeerUnavailable."""
     store = FileIdentityStore(cluster_home(settings))
     return asyncio.run(discovering.discover(ZenohScout(), AiohttpJoinLink(), store, timeout_ms))
-
-
-def restore_state_offline(settings: Settings, snapshot: Path | None) -> tuple[Path, Path | None]:
-    """Put a snapshot in the place of the state's file, while the node does not run: see sqlite_snapshots.restore().
-
-    Raises: StoreInUse, Conflict if another node holds the state, StateError, StoreError.
-    """
-    standing = FileIdentityStore(cluster_home(settings)).load()
-    if standing is None or standing.holder_id != standing.node_id:
-        raise Conflict(
-            f"the node of {settings.home} does not hold the state of a cluster; run this on the node that does"
-        )
-    return restore(state_path(settings, standing.cluster_id), snapshot)

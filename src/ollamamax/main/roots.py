@@ -21,7 +21,7 @@ from ollamamax.core.catalog.catalog import Catalog
 from ollamamax.core.catalog.commands import FoundCluster
 from ollamamax.core.catalog.records import LEVEL
 from ollamamax.core.errors import Conflict, StateError
-from ollamamax.core.types import ClusterMeta, NodeRecord, StateEntry, StateHome
+from ollamamax.core.types import ClusterMeta, EtcdAccess, NodeRecord, StateEntry, StateHome
 from ollamamax.main.papers import bracketed, cluster_home, identity, own_addresses, passphrase, snapshot_file
 from ollamamax.ports import Clock, Dice, Identity
 from ollamamax.services.control import Control
@@ -82,7 +82,7 @@ async def open_roots(settings: Settings, clock: Clock, dice: Dice, strings: Stri
     state = HomeState(others)
     snapshots = snapshot_file(settings, me.cluster_id)
     replica = Replica(state, snapshots, clock, dice)
-    etcd, seats = LocalEtcd(), EtcdSeatsOnDisk(settings.home / "etcd" / me.cluster_id)
+    etcd, seats = LocalEtcd(settings.state.etcd_path), EtcdSeatsOnDisk(settings.home / "etcd" / me.cluster_id)
     own = SqliteHomes(cluster_home(settings), me.cluster_id, me.node_id, clock)
 
     async def ask(node: NodeRecord, key: str) -> StateEntry | None:
@@ -120,7 +120,16 @@ def place(settings: Settings, me: Identity, port: int) -> Place:
         port=port,
         addresses=lambda: own_addresses(settings, port),
         etcd_name=etcd_name(me.cluster_id),
+        external=external(settings),
     )
+
+
+def external(settings: Settings) -> EtcdAccess | None:
+    """The etcd of others, if the settings tell of one."""
+    state = settings.state
+    if not state.endpoints:
+        return None
+    return EtcdAccess(endpoints=state.endpoints, ca=state.ca, certificate=state.certificate, key=state.key)
 
 
 async def seen_home(snapshots: StateSnapshotFile, papers: FileIdentityStore) -> StateHome:

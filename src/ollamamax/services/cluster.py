@@ -29,6 +29,7 @@ from ollamamax.services.draining import Drains, replicas_on
 from ollamamax.services.events import EventLog
 from ollamamax.services.issuing import Issuer
 from ollamamax.services.membership import Membership
+from ollamamax.services.peer_members import is_understood
 from ollamamax.services.replica import Replica
 
 _STATES: Final = {
@@ -121,9 +122,15 @@ class Cluster:
         catalog = self._replica.catalog
         if self._node_id not in catalog.nodes and self._node_id in catalog.revoked:
             return ["this node was removed from the cluster: the others refuse it; it can join anew with a token"]
-        if self._replica.lost_since_ms is None:
-            return []
-        return [f"nothing of the cluster can be changed now; answers go on. {self._replica.lost_reason}"]
+        found = [
+            f"node {view.record.name} runs version {view.facts.version[:64]}, with which this one can't work together: "
+            f"no requests go there. Bring both to the same version"
+            for view in self._membership.peers().values()
+            if view.facts is not None and not is_understood(view.facts)
+        ]
+        if self._replica.lost_since_ms is not None:
+            found.append(f"nothing of the cluster can be changed now; answers go on. {self._replica.lost_reason}")
+        return found
 
     def recent_events(self) -> Sequence[ClusterEvent]:
         """What this node remembers of what happened, oldest first."""

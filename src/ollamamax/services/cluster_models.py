@@ -3,20 +3,29 @@
 Reads and creations are this node's own; the catalog learns the name and the manifest of every model. A copy is made
 where the source lies; a deletion happens on every node that can be reached.
 
-Deliberate limits: a node that is away while a model is deleted brings it back when it returns.
+A node that was away while a model was deleted deletes its own when it is back: the catalog remembers which manifests a
+deleted name stood for. Who joined later, and files that are newer than the deletion, are not meant by it.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Final
 
 import msgspec
 import structlog
 from msgspec import Struct
 
-from ollamamax.core.catalog.commands import DropModel, SetModel
-from ollamamax.core.errors import CorruptManifest, ModelNotFound, OllamaMaxError, PeerError, StateUnavailable
+from ollamamax.core.catalog.catalog import Catalog
+from ollamamax.core.catalog.commands import DropModel, DropPlacement, SetModel
+from ollamamax.core.errors import (
+    Conflict,
+    CorruptManifest,
+    ModelNotFound,
+    OllamaMaxError,
+    PeerError,
+    StateUnavailable,
+)
 from ollamamax.core.modelspec import names
 from ollamamax.core.types import CreateRequest, NodeRecord, Options, Progress, TransferRequest
 from ollamamax.ports import BlobStore, Caller, Clock, PeerLink, PeerMethods, StoredManifest
@@ -43,7 +52,8 @@ class ClusterModels:
     """library: of this node.  having: other nodes that can be reached and have a model key.  reachable: all of those
     that can be reached.
 
-    changed: called after this node's store has changed. `run()` keeps the catalog in step with the store.
+    changed: called after this node's store has changed.  vacate: has a model leave this node's memory before its files
+    go.  `run()` keeps the catalog in step with the store.
     """
 
     def __init__(
@@ -57,6 +67,8 @@ class ClusterModels:
         having: Callable[[str], Sequence[NodeRecord]],
         reachable: Callable[[], Sequence[NodeRecord]],
         changed: Callable[[], Awaitable[None]],
+        node_id: str,
+        vacate: Callable[[str], Awaitable[None]],
     ) -> None:
         self._library = library
         self._store = store
@@ -67,7 +79,10 @@ class ClusterModels:
         self._having = having
         self._reachable = reachable
         self._changed = changed
+        self._node_id = node_id
+        self._vacate = vacate
         self._due = asyncio.Event()
+        replica.watch(self._on_catalog)
 
     def methods(self) -> PeerMethods:
         """models.copy, models.delete: on this node's store alone."""
@@ -124,19 +139,23 @@ class ClusterModels:
         raise ModelNotFound(f"model '{source}' not found")
 
     async def delete(self, model: str) -> None:
-        """On every node that has it and can be reached.
+        """On every node that has it and can be reached; it is placed nowhere any more, and leaves memory first.
 
-        Raises: InvalidName, ModelNotFound, StoreError, StateUnavailable, PeerError naming a node where it still is.
+        A node that can't be reached does so when it learns of it.
+
+        Raises: InvalidName, ModelNotFound, StoreError, StateUnavailable.
         """
         self._check_writable("delete a model")
         key = names.key(names.parse(model).short)
         is_here = await self._store.manifest(names.parse(model)) is not None
         if not is_here and not self._having(key) and key not in self._replica.catalog.models:
             raise ModelNotFound(f"model '{model}' not found")
+        if key in self._replica.catalog.placements:
+            await self._control.run(DropPlacement(key))
         if key in self._replica.catalog.models:
-            await self._control.run(DropModel(key))
+            await self._control.run(DropModel(key, self._clock.wall_ns()))
         if is_here:
-            await self._library.delete(model)
+            await self._delete_own(key)
         # All are asked, not only those that are known to have it: one may be getting it at this moment.
         question = msgspec.msgpack.encode(_Delete(model))
         await asyncio.gather(*(self._delete_there(node, model, question) for node in self._reachable()))
@@ -145,7 +164,13 @@ class ClusterModels:
         try:
             await self._link.call(node, "models.delete", question, timeout_ms=_LIMIT_MS)
         except PeerError as error:
-            raise type(error)(f"model '{model}' may still be on node '{node.name}': {error}; try again") from error
+            _LOG.info("a model is deleted there later", model=model, node=node.name, reason=str(error))
+
+    async def _delete_own(self, key: str) -> None:
+        """Raises: StoreError."""
+        await self._vacate(key)
+        with suppress(ModelNotFound):  # who learns of the deletion elsewhere may have been quicker
+            await self._library.delete(key)
 
     async def has_blob(self, digest: str) -> bool:
         """Whether a whole blob of that digest is here."""
@@ -161,6 +186,10 @@ class ClusterModels:
         """The store has changed in a way that was not asked for here, or the state can be written again."""
         self._due.set()
 
+    def _on_catalog(self, old: Catalog, new: Catalog) -> None:
+        if old.deleted is not new.deleted:
+            self._due.set()
+
     async def run(self) -> None:
         """Tell the catalog of models of this node's store that it does not know; until cancelled."""
         self._due.set()
@@ -170,11 +199,36 @@ class ClusterModels:
             try:
                 for stored in await self._store.manifests():
                     if stored.name.key not in self._replica.catalog.models:
-                        await self._tell(stored, only_if_new=True)
+                        await self._settle(stored)
             except OllamaMaxError as error:
                 _LOG.info("the cluster's catalog does not know all models of this node yet", reason=str(error))
                 await asyncio.sleep(_RETRY_S)
                 self._due.set()
+
+    async def _settle(self, stored: StoredManifest) -> None:
+        """The catalog learns of a model, unless it was deleted while this node was away.
+
+        Raises: StateUnavailable, StoreError.
+        """
+        if self._node_id not in self._replica.catalog.nodes:
+            return
+        try:
+            await self._tell(stored, only_if_new=not self._is_newer_than_deletion(stored))
+        except Conflict:
+            gone = self._replica.catalog.deleted.get(stored.name.key)
+            if gone is not None and stored.digest in gone.digests:
+                _LOG.info("a model was deleted while this node was away", model=stored.name.short)
+                await self._delete_own(stored.name.key)
+                await self._changed()
+
+    def _is_newer_than_deletion(self, stored: StoredManifest) -> bool:
+        """Whether a deletion of that manifest does not mean this node's: it joined later, or got it anew."""
+        catalog = self._replica.catalog
+        gone = catalog.deleted.get(stored.name.key)
+        if gone is None or stored.digest not in gone.digests:
+            return False
+        own = catalog.nodes[self._node_id]
+        return own.sequence >= gone.next_sequence or stored.modified_ns > gone.deleted_ns
 
     async def _register(self, model: str) -> None:
         stored = await self._store.manifest(names.parse(model))
@@ -205,9 +259,8 @@ class ClusterModels:
         return b""
 
     async def _delete_here(self, _: Caller, body: bytes) -> bytes:
-        try:
-            await self._library.delete(decoded(body, _Delete).model)
-        except ModelNotFound:
-            return b""  # gone already
-        await self._changed()
+        name = names.parse(decoded(body, _Delete).model)
+        if await self._store.manifest(name) is not None:
+            await self._delete_own(name.key)
+            await self._changed()
         return b""

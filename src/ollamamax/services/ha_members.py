@@ -1,12 +1,13 @@
 """One node in the place of another among those that hold the state."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Final
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar
 
 from ollamamax.core.catalog.commands import SetHosts
 from ollamamax.core.errors import Conflict, OllamaMaxError, StateUnavailable
-from ollamamax.core.types import EtcdMember, NodeRecord, Progress, Seat
+from ollamamax.core.types import NodeRecord, Progress, Seat
 from ollamamax.ports import EtcdMembers, KeyRing
 from ollamamax.services.control import Control
 from ollamamax.services.ha_calls import HaCalls
@@ -14,8 +15,9 @@ from ollamamax.services.ha_wire import Prepare
 from ollamamax.services.replica import Replica
 from ollamamax.services.voter import Voter, raft_address
 
-_PROMOTE_S: Final = 120.0
-_PAUSE_S: Final = 0.5
+_LIMIT_S: Final = 60.0
+_PAUSE_S: Final = 0.3
+_T = TypeVar("_T")
 
 
 class Members:
@@ -103,7 +105,7 @@ class Members:
         addresses = {raft_address(one) for one in coming.addresses} if coming is not None else set()
         for member in await members.members():
             if member.name in gone or (not member.name and addresses & set(member.peer_addresses)):
-                await members.remove(member.member_id)
+                await _persevere(partial(members.remove, member.member_id))
 
     async def _take_in(self, members: EtcdMembers, node: NodeRecord) -> AsyncGenerator[Progress, None]:
         authority = self._keys.authority
@@ -115,7 +117,7 @@ class Members:
         if not own:
             raise Conflict(f"node {node.name} has no address of its own: set peer.advertise there")
         yield Progress(f"starting etcd on {node.name}")
-        member = await members.add_learner(own)
+        member = await _persevere(lambda: members.add_learner(own))
         generation = self._voter.seat_generation
         known = {one.name: one.peer_addresses for one in standing}
         seat = Seat(members={**known, node.node_id: own}, is_joining=True)
@@ -126,22 +128,23 @@ class Members:
             )
             yield Progress(f"waiting until {node.name} has caught up")
             await self._calls.ready([node], generation)
-            await _promote(members, member)
+            await _persevere(lambda: members.promote(member.member_id))
         except OllamaMaxError:
             await self._calls.cancel([node], generation)
             await members.remove(member.member_id)
             raise
 
 
-async def _promote(members: EtcdMembers, member: EtcdMember) -> None:
-    """As soon as it has caught up. Raises: StateUnavailable after two minutes."""
-    try:
-        async with asyncio.timeout(_PROMOTE_S):
-            while True:
-                try:
-                    await members.promote(member.member_id)
-                    return
-                except StateUnavailable:
-                    await asyncio.sleep(_PAUSE_S)
-    except TimeoutError:
-        raise StateUnavailable(f"the new member has not caught up within {_PROMOTE_S:g} s; try again later") from None
+async def _persevere(act: Callable[[], Awaitable[_T]]) -> _T:
+    """etcd changes members only while it finds the others well, and a new one votes only once it has caught up.
+
+    Raises: StateUnavailable, the last one, after a minute.
+    """
+    until_s = asyncio.get_running_loop().time() + _LIMIT_S
+    while True:
+        try:
+            return await act()
+        except StateUnavailable:
+            if asyncio.get_running_loop().time() > until_s:
+                raise
+            await asyncio.sleep(_PAUSE_S)

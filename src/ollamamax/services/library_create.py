@@ -10,13 +10,14 @@ import msgspec
 from ollamamax.core.errors import BadRequest, Conflict
 from ollamamax.core.modelspec import builtin_templates, digests, manifest, quantization
 from ollamamax.core.modelspec.capabilities import unknown_form
+from ollamamax.core.modelspec.hf_model import are_safetensors
 from ollamamax.core.modelspec.manifest import Config, Layer
 from ollamamax.core.modelspec.parameters import checked
 from ollamamax.core.modelspec.template import parse as parse_template
 from ollamamax.core.types import CreateRequest, GgufFacts, Progress
 from ollamamax.ports import BlobStore, GgufMaker
 from ollamamax.services.library_show import Parts
-from ollamamax.services.library_weights import Gguf, Weights, are_safetensors, layer_of
+from ollamamax.services.library_weights import Gguf, Weights, layer_of
 
 _NOT_BOTH: Final = "give weights or a model to build on, not both"
 

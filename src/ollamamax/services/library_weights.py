@@ -159,11 +159,6 @@ class Weights:
             raise GgufUnsupported(f"{name} holds no tensors: it is a vocabulary or a header alone")
 
 
-def are_safetensors(files: Mapping[str, str]) -> bool:
-    """Whether these are what a directory of safetensors holds."""
-    return any(name.endswith(_SAFETENSORS) for name in files)
-
-
 def is_adapter(facts: GgufFacts) -> bool:
     """Whether it only changes another model."""
     return facts.metadata.get("general.type") == "adapter"

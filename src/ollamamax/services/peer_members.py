@@ -161,7 +161,7 @@ class PeerMembers:
             return closed
         if facts is not None and facts.draining:
             return "is shutting down"
-        if facts is not None and (facts.protocol_min > PROTOCOL_MAX or facts.protocol_max < PROTOCOL_MIN):
+        if facts is not None and not is_understood(facts):
             return f"is of version {facts.version[:64]}, which this node does not understand"
         return ""
 
@@ -197,6 +197,11 @@ class PeerMembers:
             self._gone.remove(node_id)
             for member in members:
                 member.breakers.clear()
+
+
+def is_understood(facts: NodeFacts) -> bool:
+    """Whether a node speaks a version of the talk between nodes that this program speaks."""
+    return facts.protocol_min <= PROTOCOL_MAX and facts.protocol_max >= PROTOCOL_MIN
 
 
 def _believable(engines: Sequence[NodeEngine]) -> dict[str, NodeEngine]:

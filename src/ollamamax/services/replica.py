@@ -8,7 +8,14 @@ from typing import Final
 import structlog
 
 from ollamamax.core.catalog.catalog import Catalog
-from ollamamax.core.errors import OllamaMaxError, StateCompacted, StateCorrupt, StateUnavailable, StoreError
+from ollamamax.core.errors import (
+    OllamaMaxError,
+    StateCompacted,
+    StateCorrupt,
+    StateElsewhere,
+    StateUnavailable,
+    StoreError,
+)
 from ollamamax.ports import Clock, Dice, SnapshotFile, StateStore
 
 _LOG: Final = structlog.get_logger(__name__)
@@ -148,7 +155,9 @@ class Replica:
                 except OllamaMaxError as failure:
                     self._lose(str(failure))
             except OllamaMaxError as error:
-                self._lose(str(error))
+                has_moved = self._is_following and isinstance(error, StateElsewhere)
+                if not has_moved:
+                    self._lose(str(error))
             finally:
                 self._is_following = False
             await asyncio.sleep(self._retry_ms * (0.5 + self._dice.random() / 2.0) / 1000.0)

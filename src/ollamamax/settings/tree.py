@@ -22,6 +22,7 @@ from ollamamax.settings.knobs import (
     knob,
 )
 from ollamamax.settings.peer import Peer
+from ollamamax.settings.state import State
 from ollamamax.settings.values import DEFAULT_HOST, DEFAULT_PORT, is_loopback, seconds_or_duration_ms
 
 
@@ -307,6 +308,7 @@ class Settings(Section):
     )
     listen: Listen = Listen()
     peer: Peer = Peer()
+    state: State = State()
     engine: Engine = Engine()
     queue: Queue = Queue()
     routing: Routing = Routing()

@@ -90,6 +90,7 @@ class Oracle:
     revoked: dict[str, str] = field(default_factory=dict)
     tokens: dict[str, Token] = field(default_factory=dict)
     models: dict[str, tuple[str, int]] = field(default_factory=dict)
+    deleted: dict[str, list[str]] = field(default_factory=dict)
     instances: dict[str, str] = field(default_factory=dict)
     placements: dict[str, Placement] = field(default_factory=dict)
     assignments: dict[str, tuple[str, dict[str, int]]] = field(default_factory=dict)
@@ -189,14 +190,19 @@ class Oracle:
     def change_models(self, command: SetModel | DropModel) -> None:
         match command:
             case DropModel(name):
-                if self.models.pop(name.lower(), None) is None:
+                if name.lower() not in self.models:
                     raise NotFound
+                self.deleted.setdefault(name.lower(), []).append(self.models.pop(name.lower())[0])
             case SetModel(entry, replaced):
                 key = entry.name.lower()
                 stands = self.models[key][0] if key in self.models else ""
                 if stands != entry.digest and replaced not in (None, stands):
                     raise Conflict
+                if not stands and replaced == "" and entry.digest in self.deleted.get(key, []):
+                    raise Conflict
                 self.models[key] = (entry.digest, entry.size_bytes)
+                if entry.digest in self.deleted.get(key, []):
+                    self.deleted[key].remove(entry.digest)
 
     def change_member(self, command: Command, member: Member) -> None:
         match command:
@@ -360,6 +366,8 @@ class Oracle:
         tokens = {key: Token(it.secret_hash, it.expires_ns, it.uses_left) for key, it in catalog.tokens.items()}
         assert tokens == self.tokens
         assert {key: (it.digest, it.size_bytes) for key, it in catalog.models.items()} == self.models
+        deleted = {key: tuple(digests) for key, digests in self.deleted.items() if digests}
+        assert {key: it.digests for key, it in catalog.deleted.items()} == deleted
         assert dict(catalog.instances) == self.instances
         assert {key: replace(it, changed_ns=0) for key, it in catalog.placements.items()} == {
             key: replace(it, changed_ns=0) for key, it in self.placements.items()

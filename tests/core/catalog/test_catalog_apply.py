@@ -21,6 +21,7 @@ from catalog_world import (
 )
 from msgspec import structs
 
+from ollamamax.core.catalog import records
 from ollamamax.core.catalog.commands import (
     AddToken,
     BeginMove,
@@ -49,7 +50,7 @@ from ollamamax.core.errors import (
     NotFound,
     TokenRefused,
 )
-from ollamamax.core.types import Compare, Delete, Drain, ModelEntry, RevokedNode, StateHome
+from ollamamax.core.types import Compare, Delete, DeletedModel, Drain, ModelEntry, RevokedNode, StateHome
 
 MODEL = ModelEntry(name="Tiny:latest", digest="d" * 64, size_bytes=5, changed_ns=1)
 OTHER = structs.replace(MODEL, digest="e" * 64)
@@ -277,8 +278,38 @@ def test_models_have_no_case_but_keep_their_writing() -> None:
     world.run(SetModel(MODEL))
     world.run(SetModel(structs.replace(MODEL, name="tiny:LATEST")))
     assert [entry.name for entry in world.catalog.models.values()] == ["tiny:LATEST"]
-    assert world.run(DropModel("TINY:latest")).writes == (Delete("models/tiny:latest"),)
+    assert world.run(DropModel("TINY:latest")).writes[0] == Delete("models/tiny:latest")
     assert "knows no model" in refusal(world, DropModel("tiny:latest"), NotFound)
+
+
+def test_a_deletion_is_remembered_until_the_name_stands_for_it_again() -> None:
+    world = founded(SetModel(MODEL), SetModel(OTHER))
+    world.run(DropModel("tiny:latest", at_ns=9))
+    gone = DeletedModel(name="tiny:latest", digests=(OTHER.digest,), deleted_ns=9, next_sequence=2)
+    assert world.catalog.deleted["tiny:latest"] == structs.replace(gone, name=OTHER.name)
+    assert "was deleted" in refusal(world, SetModel(OTHER, replaces_digest=""), Conflict)
+    world.run(SetModel(MODEL, replaces_digest=""))
+    assert "tiny:latest" in world.catalog.deleted, "the other one is still deleted"
+    world.run(DropModel("tiny:latest", at_ns=10))
+    assert world.catalog.deleted["tiny:latest"].digests == (OTHER.digest, MODEL.digest)
+    world.run(SetModel(OTHER))
+    assert world.catalog.deleted["tiny:latest"].digests == (MODEL.digest,)
+    world.run(SetModel(MODEL))
+    assert not world.catalog.deleted
+
+
+def test_old_deletions_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "DELETIONS_KEPT", 3)
+    monkeypatch.setattr(records, "DIGESTS_KEPT", 2)
+    world = founded()
+    for number in range(5):
+        world.run(SetModel(structs.replace(MODEL, name=f"m{number}:latest")))
+        world.run(DropModel(f"m{number}:latest", at_ns=10 - number))
+    assert set(world.catalog.deleted) == {"m0:latest", "m1:latest", "m4:latest"}
+    for digit in "abc":
+        world.run(SetModel(structs.replace(MODEL, name="m4:latest", digest=digit * 64)))
+        world.run(DropModel("m4:latest", at_ns=20))
+    assert world.catalog.deleted["m4:latest"].digests == ("b" * 64, "c" * 64)
 
 
 @pytest.mark.parametrize("changed", [{"name": "tiny"}, {"digest": "sha256:" + "d" * 64}, {"size_bytes": -1}])

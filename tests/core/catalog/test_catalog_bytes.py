@@ -40,7 +40,7 @@ from ollamamax.core.catalog.commands import (
 )
 from ollamamax.core.catalog.records import Instance, Kind, Planner, Record, Roster
 from ollamamax.core.errors import BadRequest, StateCorrupt, StateTooNew
-from ollamamax.core.types import Assignment, ClusterSettings, Drain, ModelEntry, RevokedNode, StateHome
+from ollamamax.core.types import Assignment, ClusterSettings, DeletedModel, Drain, ModelEntry, RevokedNode, StateHome
 
 MODEL = ModelEntry(name="Tiny:latest", digest="d" * 64, size_bytes=5, changed_ns=1)
 ASSIGNMENT = Assignment(name="Tiny:latest", nodes={id_of(2): 1, id_of(1): 2}, decided_ns=1, why=("ada has it",))
@@ -60,6 +60,7 @@ RECORDS: list[tuple[str, Record]] = [
     ("placements/tiny:latest", placing(2, (id_of(1),), labels={"zone": "b", "gpu": "a100"}).record),
     ("assignments/tiny:latest", ASSIGNMENT),
     (f"drains/{id_of(1)}", DRAIN),
+    ("deleted/tiny:latest", DeletedModel(name="Tiny:latest", digests=("d" * 64,), deleted_ns=5, next_sequence=3)),
     ("settings/head", SETTINGS),
     ("settings/v/0000000007", SETTINGS),
     ("planner", Planner(id_of(1))),
@@ -80,6 +81,7 @@ COMMANDS: list[Command] = [
     SetModel(MODEL, replaces_digest=""),
     SetModel(MODEL),
     DropModel("tiny:latest"),
+    DropModel("tiny:latest", 7),
     placing(2, labels={"zone": "b", "gpu": "a100", "a/b": ""}),
     DropPlacement("tiny:latest"),
     SetAssignment(ASSIGNMENT, id_of(1), 4, 0),

@@ -14,6 +14,8 @@ from catalog_world import (
 )
 from msgspec import structs
 
+from ollamamax.core.catalog import levels
+from ollamamax.core.catalog.apply import LEVELS
 from ollamamax.core.catalog.commands import (
     BeginMove,
     ChangeSettings,
@@ -175,6 +177,15 @@ def test_what_older_programs_do_not_know_waits_for_them(command: Command) -> Non
         assert refusal(world, command, Conflict).count("bob") == min(5, 9 - number)
         world.run(SetAddresses(id_of(number), (), "2.0", 2))
     world.run(command)
+
+
+def test_people_are_told_what_waits_and_for_whom() -> None:
+    assert set(levels.NEW_AT) == set(range(2, LEVEL + 1)), "each level is worth something"
+    assert set(LEVELS.values()) <= set(levels.NEW_AT), "who is refused can be told before"
+    world = founded(token(uses=9), joining(2, "bob", level=1), joining(3, "eve"))
+    assert levels.waiting(world.catalog.nodes.values()) == (f"{levels.NEW_AT[2]} wait for bob (1.0)",)
+    world.run(SetAddresses(id_of(2), (), "2.0", LEVEL))
+    assert levels.waiting(world.catalog.nodes.values()) == ()
 
 
 def test_an_older_program_does_not_join_where_it_would_not_find_the_state() -> None:

@@ -50,6 +50,7 @@ class Driver:
         parallel: int = 1,
         automatic: tuple[str, ...] = (),
         keep_alive_ms: int | None = None,
+        keep_for: str = "",
         **spec: Any,
     ) -> list[Effect]:
         sizing = (Sizing(parallel, need),)
@@ -60,6 +61,7 @@ class Driver:
             sizings=sizing,
             automatic=frozenset(automatic),
             keep_alive_ms=keep_alive_ms,
+            keep_for=keep_for,
         )
         self.next_id += 1
         return self.send(request)
@@ -74,6 +76,15 @@ class Driver:
 
     def load_idle(self, key: str, **options: Any) -> None:
         assert self.send(Release(self.load(key, **options), is_completed=True)) == []
+
+    def keep(self, key: str, runner: str = "", **options: Any) -> None:
+        """One more replica that is kept, loaded on an empty place. runner: its key."""
+        (start,) = self.acquire(key, keep_for=key, **options)
+        assert isinstance(start, StartLoad)
+        assert start.spec.key == (runner or key)
+        (grant,) = self.send(Loaded(start.spec.key))
+        assert isinstance(grant, Grant)
+        assert self.send(Release(grant.request_id, is_completed=True)) == []
 
     def wait(self, ms: float) -> list[Effect]:
         self.now_ms += ms

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
@@ -25,7 +25,7 @@ def pieces(assembly: Assembly, files: Mapping[str, int], threads: int) -> Genera
     yield assembly.header()
     with ThreadPoolExecutor(threads, "convert") as pool:
         for tensor in assembly.tensors:
-            source = _read(tensor, files[tensor.file])
+            source = _read(tensor, files[tensor.file]) if tensor.file else iter([tensor.data])
             if tensor.kind == tensor.source_kind:
                 yield from source
             else:
@@ -36,7 +36,7 @@ def pieces(assembly: Assembly, files: Mapping[str, int], threads: int) -> Genera
 
 
 def _converted(
-    tensor: Planned, source: Generator[bytes, None, None], native: Native, pool: ThreadPoolExecutor, ahead: int
+    tensor: Planned, source: Iterator[bytes], native: Native, pool: ThreadPoolExecutor, ahead: int
 ) -> Generator[bytes, None, None]:
     """In the order of the source, so many pieces at a time."""
     width = rows_of(tensor.shape)[1]

@@ -45,6 +45,13 @@ class ZenohSession:
         self._is_muted = False
         self._open: Any = zenoh.open(zenoh_config.session_config(config, by_scouting=by_scouting))
         self._declared: list[Any] = []
+        # It reaches nobody. The end of a router waits for threads of zenoh's, which wait for the interpreter where they
+        # tell another session of this process something. Where the last reference to it is the session's own, Python
+        # holds the interpreter meanwhile, and everything stands still until zenoh gives up after ten seconds; where it
+        # is a publisher's, zenoh's binding lets go of it.
+        self._last_reference: Any = self._open.declare_publisher(
+            f"{root}/nothing", allowed_destination=zenoh.Locality.SESSION_LOCAL
+        )
 
     @property
     def _session(self) -> Any:
@@ -93,8 +100,9 @@ class ZenohSession:
         session, self._open = self._open, None
         if session is not None:
             session.close()
-        # Its last reference goes here: where that happens in a thread that ends with the program, zenoh aborts it.
+        # Both go here: where that happens in a thread that ends with the program, zenoh aborts it.
         del session
+        self._last_reference = None
 
     def put(self, data: bytes) -> None:
         """Tell all others. Dropped rather than waited for where somebody does not keep up."""

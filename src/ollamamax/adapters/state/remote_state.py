@@ -78,8 +78,9 @@ class RemoteState:
         return self._decoded(await self._call("state.txn", txn), TxnResult)
 
     async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[StateBatch, None]:
-        """Changes from there on, of one host. Raises: StateCompacted; StateUnavailable once that host is lost,
-        StateElsewhere once it has told where the state has moved.
+        """Changes from there on, of one host.
+
+        Raises: StateCompacted; StateUnavailable once that host is lost, StateElsewhere once the state has left it.
         """
         body = _ENCODER.encode(StateFollow(prefix, after_revision))
         failures: list[tuple[NodeRecord, OllamaMaxError]] = []

@@ -12,10 +12,12 @@ def command(
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="The Modelfile. [Modelfile, else FROM .]", metavar="FILE")
     ] = None,
-    quantize: Annotated[str, typer.Option("--quantize", "-q", help="Quantise to this type, e.g. q8_0.")] = "",
+    quantize: Annotated[
+        str, typer.Option("--quantize", "-q", help="Quantise to this type: q8_0, q4_K_M, q4_K_S.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON when it is done, and no progress.")] = False,
 ) -> None:
-    """Make a model from a Modelfile: from GGUF files, or from another model.
+    """Make a model from a Modelfile: from GGUF files, a directory of safetensors, or another model.
 
     \b
     A Modelfile, next to llama.gguf:
@@ -27,6 +29,7 @@ def command(
     Examples:
       ollamamax create mine
       ollamamax create mine -f path/to/Modelfile
+      ollamamax create mine -q q4_K_M
     """
     from ollamamax.cli.building import create, read_plan
     from ollamamax.cli.client import connect

@@ -1,4 +1,4 @@
-"""`ollamamax node show|remove|cordon|uncordon|label`."""
+"""`ollamamax node show|remove|cordon|uncordon|drain|undrain|label`."""
 
 import sys
 from typing import Annotated, Any
@@ -58,6 +58,51 @@ def cordon(name: _Name, as_json: _Json = False) -> None:
 def uncordon(name: _Name, as_json: _Json = False) -> None:
     """Let a node take requests again."""
     _change(name, {"cordoned": False}, as_json, f"'{name}' takes requests again")
+
+
+@app.command("drain")
+def drain(
+    name: _Name,
+    timeout: Annotated[
+        str, typer.Option("--timeout", help="How long it may take; 0: as long as it takes.", metavar="TIME")
+    ] = "10m",
+    on_timeout: Annotated[
+        str, typer.Option("--on-timeout", help="stop: then end what is left; keep: let it end.", metavar="stop|keep")
+    ] = "stop",
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until it is empty, or the time is over.")] = True,
+    as_json: _Json = False,
+) -> None:
+    """Empty a node without failing a request: no new work, replicas elsewhere first, answers under way end.
+
+    It stays empty until `ollamamax node undrain`, also when it is started anew.
+
+    \b
+    Examples:
+      ollamamax node drain gpu-box --timeout 30m --on-timeout keep
+      ollamamax node drain gpu-box --no-wait
+    """
+    from ollamamax.cli.client import connect
+    from ollamamax.cli.output import print_json
+    from ollamamax.cli.placing import drain_text, milliseconds, wait_until_drained
+    from ollamamax.cli.progress import ProgressView
+
+    timeout_ms = milliseconds(timeout, "--timeout")
+    with connect() as client:
+        node = client.post(f"{_path(name)}/drain", {"timeout_ms": timeout_ms, "on_timeout": on_timeout})
+        if wait:
+            node = wait_until_drained(client, _path(name), timeout_ms / 1000, ProgressView(quiet=as_json).say)
+    print_json(node) if as_json else sys.stdout.write(f"{drain_text(node)}\n")
+
+
+@app.command("undrain")
+def undrain(name: _Name, as_json: _Json = False) -> None:
+    """Let a node that is drained take work again."""
+    from ollamamax.cli.client import connect
+    from ollamamax.cli.output import print_json
+
+    with connect() as client:
+        node = client.delete(f"{_path(name)}/drain")
+    print_json(node) if as_json else sys.stdout.write(f"'{name}' takes work again\n")
 
 
 @app.command("label")

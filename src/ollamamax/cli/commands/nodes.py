@@ -10,7 +10,8 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
     """List the machines of the cluster, as this one sees them.
 
     \b
-    STATE  ready; cordoned (takes no new requests); draining (it is stopping);
+    STATE  ready; cordoned (takes no new requests); draining (it is stopping or
+           being emptied); drained (it is empty, and takes no new requests);
            suspect (its sign of life is missing); gone (it does not answer)
     ROLE   router or client: how it takes part in membership; holder: it keeps the cluster's state
     AGE    how old what it last told of itself is; a node that is idle has little to tell

@@ -1,6 +1,7 @@
 """`ollamamax place`, `ollamamax placements`."""
 
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -8,7 +9,7 @@ import typer
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def place(  # noqa: PLR0913 - a command has as many options as it has
+def place(
     model: Annotated[str, typer.Argument(help="A model of the cluster.")],
     replicas: Annotated[int, typer.Option("--replicas", "-r", min=0, max=1000, help="Kept loaded.")] = 1,
     on: Annotated[
@@ -37,7 +38,14 @@ def place(  # noqa: PLR0913 - a command has as many options as it has
     """
     from ollamamax.cli.client import connect
     from ollamamax.cli.output import print_json
-    from ollamamax.cli.placing import labels_of, placement_path, placement_text, plan_text, wait_until_ready
+    from ollamamax.cli.placing import (
+        labels_of,
+        milliseconds,
+        placement_path,
+        placement_text,
+        plan_text,
+        wait_until_ready,
+    )
 
     path = placement_path(model)
     with connect() as client:
@@ -51,7 +59,7 @@ def place(  # noqa: PLR0913 - a command has as many options as it has
             "pins": pins,
             "labels": labels_of(on or []),
             "max_replicas": max_replicas,
-            "idle_ms": _milliseconds(idle, "--idle"),
+            "idle_ms": milliseconds(idle, "--idle"),
         }
         if explain:
             plan = client.post(f"{path}/explain", wish)
@@ -59,7 +67,7 @@ def place(  # noqa: PLR0913 - a command has as many options as it has
             return
         placed = client.put(path, wish)
         if wait:
-            placed = wait_until_ready(client, model, _milliseconds(timeout, "--timeout") / 1000, _sayer(as_json))
+            placed = wait_until_ready(client, model, milliseconds(timeout, "--timeout") / 1000, _sayer(as_json))
     print_json(placed) if as_json else sys.stdout.write(placement_text(placed))
 
 
@@ -75,24 +83,14 @@ def placements(
     with connect() as client:
         if model:
             one = client.get(placement_path(model))
-            print_json(one) if as_json else sys.stdout.write(placements_table([one]) + harmless(one["explanation"]) + "\n")
+            text = f"{placements_table([one])}\n{harmless(one['explanation'])}\n"
+            print_json(one) if as_json else sys.stdout.write(text)
             return
         found = client.get("/admin/v1/placements")["placements"]
     print_json(found) if as_json else sys.stdout.write(placements_table(found))
 
 
-def _milliseconds(text: str, option: str) -> int:
-    """Raises: CliError."""
-    from ollamamax.cli.errors import CliError
-    from ollamamax.settings.values import parse_duration
-
-    try:
-        return int(parse_duration(text) * 1000)
-    except ValueError as error:
-        raise CliError(f"{option}: {error}", exit_code=2) from error
-
-
-def _sayer(quiet: bool) -> Any:
+def _sayer(quiet: bool) -> Callable[[str], None]:
     from ollamamax.cli.progress import ProgressView
 
     return ProgressView(quiet=quiet).say

@@ -8,7 +8,7 @@ from the newest catalog would do. In particular
   next sequence number is too; so does who changes a node's level. Who counts on members or levels compares it;
 - who uses a token compares and writes the token: its last use is used once;
 - who changes a node compares its record: nobody brings a removed node back, nor starts as one;
-- DropToken and DropModel compare nothing else: gone is gone. SweepTokens leaves tokens alone that its catalog lacks.
+- DropToken compares nothing else: gone is gone. SweepTokens leaves tokens alone that its catalog lacks.
 
 A command that finds its work done is a transaction with compares and no writes: after a lost answer it may be sent
 again, and where the compares are tried it is known to be done. Only DropToken, DropModel and DropPlacement then

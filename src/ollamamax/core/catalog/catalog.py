@@ -1,6 +1,6 @@
 """What the cluster agreed on as of one revision: an immutable view of the state's records.
 
-Invariants C1 to C14: docs/invariants.md. A catalog that grew by `after()` equals one read whole at that revision.
+Invariants C1 to C15: docs/invariants.md. A catalog that grew by `after()` equals one read whole at that revision.
 
 Where a record names a node that is no member (any more), the catalog does not show that part: so a node can be removed
 by one small transaction, whatever names it. Its id never comes back.
@@ -20,6 +20,7 @@ from ollamamax.core.types import (
     Assignment,
     ClusterMeta,
     ClusterSettings,
+    DeletedModel,
     Drain,
     ModelEntry,
     NodeRecord,
@@ -45,6 +46,7 @@ _VIEWS: Final = {
     Kind.PLACEMENT: "placements",
     Kind.ASSIGNMENT: "assignments",
     Kind.DRAIN: "drains",
+    Kind.DELETED: "deleted",
 }
 _SINGLES: Final[dict[Kind, tuple[str, Any]]] = {
     Kind.META: ("meta", None),
@@ -62,9 +64,9 @@ _CLOSE_NAMES: Final = 3
 class Catalog(Struct, frozen=True, kw_only=True):
     """Records by id; none can be changed. meta: None before a cluster is founded.  next_sequence: of the next node.
 
-    nodes: in the order of joining.  models, placements, assignments: by ModelName.key.  instances: node id -> what its
-    process drew.  drains: by node id.  settings: the newest version.  history: by version, oldest first, the newest
-    too.  planner: node id of who decides where models run, "" = nobody.  told_home: as stored; read `home`.
+    nodes: in the order of joining.  models, placements, assignments, deleted: by ModelName.key.  instances: node id ->
+    what its process drew.  drains: by node id.  settings: the newest version.  history: by version, oldest first, the
+    newest too.  planner: node id of who decides where models run, "" = nobody.  told_home: as stored; read `home`.
     stored: every entry of the state by key, foreign ones too.
     """
 
@@ -79,6 +81,7 @@ class Catalog(Struct, frozen=True, kw_only=True):
     placements: Mapping[str, Placement] = _NONE
     assignments: Mapping[str, Assignment] = _NONE
     drains: Mapping[str, Drain] = _NONE
+    deleted: Mapping[str, DeletedModel] = _NONE
     settings: ClusterSettings = ClusterSettings()
     history: Mapping[int, ClusterSettings] = _NONE
     planner: str = ""
@@ -198,7 +201,7 @@ class Catalog(Struct, frozen=True, kw_only=True):
         return StateRange(self.revision, tuple(self.stored[key] for key in sorted(self.stored)))
 
     def check_invariants(self) -> None:
-        """C1 to C14 of docs/invariants.md. Raises: AssertionError."""
+        """C1 to C15 of docs/invariants.md. Raises: AssertionError."""
         invariants.check(self)
 
 

@@ -118,7 +118,8 @@ class SweepTokens(Struct, frozen=True, tag=True):
 class SetModel(Struct, frozen=True, tag=True):
     """A model name stands for that manifest. entry.name: the short name with its tag.
 
-    replaces_digest: only if the name stands for that one now; "" = only if it is new; None = whatever it stands for.
+    replaces_digest: only if the name stands for that one now; "" = only if it is new, and this manifest was not deleted
+    under that name; None = whatever it stands for.
     """
 
     entry: ModelEntry
@@ -126,9 +127,10 @@ class SetModel(Struct, frozen=True, tag=True):
 
 
 class DropModel(Struct, frozen=True, tag=True):
-    """A model name stands for nothing any more. name: the short name with its tag."""
+    """A model name stands for nothing any more, and this is remembered. name: the short name with its tag."""
 
     name: str
+    at_ns: int = 0
 
 
 class SetPlacement(Struct, frozen=True, tag=True):

@@ -1,4 +1,4 @@
-"""What holds of every catalog: C1 to C14 of docs/invariants.md."""
+"""What holds of every catalog: C1 to C15 of docs/invariants.md."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ def check(catalog: "Catalog") -> None:
     _check_named(catalog)
     _check_settings(catalog)
     _check_home(catalog)
+    _check_deleted(catalog)
     tokens, entries = catalog.tokens.values(), catalog.stored.values()
     assert all(token.uses_left >= 0 for token in tokens), "C8: no token is used more often than it may"
     assert all(0 < entry.created <= entry.revision <= catalog.revision for entry in entries), "C10: no future"
@@ -56,6 +57,14 @@ def _check_settings(catalog: "Catalog") -> None:
     versions = list(range(max(0, head.version - records.SETTINGS_KEPT) + 1, head.version + 1))
     assert list(history) == versions, "C13: the newest versions of the settings are kept, without gaps"
     assert not history or history[head.version].values == head.values, "C13: up to the one that is in force"
+
+
+def _check_deleted(catalog: "Catalog") -> None:
+    assert len(catalog.deleted) <= records.DELETIONS_KEPT, "C15: so many deletions are remembered"
+    for key, gone in catalog.deleted.items():
+        assert 1 <= len(gone.digests) <= records.DIGESTS_KEPT, "C15: each of so many manifests"
+        stands = catalog.models.get(key)
+        assert stands is None or stands.digest not in gone.digests, "C15: what a name stands for is not deleted"
 
 
 def _check_home(catalog: "Catalog") -> None:

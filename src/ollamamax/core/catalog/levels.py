@@ -6,9 +6,9 @@ from typing import Final
 from ollamamax.core.types import NodeRecord
 
 NEW_AT: Final = {
-    2: "placing models, draining nodes, settings of the whole cluster, and its state on several nodes",
+    2: "placements, drains, shared settings and a state on several nodes",
 }
-"""What programs of a level know that older ones do not. Commands that need a level: apply.LEVELS."""
+"""What programs of a level know that older ones do not, as a plural. Commands that need a level: apply.LEVELS."""
 _NAMED: Final = 5
 
 
@@ -23,4 +23,4 @@ def waiting(nodes: Iterable[NodeRecord]) -> tuple[str, ...]:
     """A sentence for each level that is not everybody's yet: what waits, and for whom."""
     members = tuple(nodes)
     found = ((what, older(members, level)) for level, what in NEW_AT.items())
-    return tuple(f"{what} wait for the upgrade of {old}" for what, old in found if old)
+    return tuple(f"{what} wait for {old}" for what, old in found if old)

@@ -15,6 +15,7 @@ since level 2:
     placements/<model key>    Placement
     assignments/<model key>   Assignment
     drains/<node id>          Drain
+    deleted/<model key>       DeletedModel; the newest 1000 are kept
     settings/head             ClusterSettings, the newest
     settings/v/<10 digits>    ClusterSettings, each version by its number; the newest 100 are kept
     planner                   Planner; under a lease of the node that plans
@@ -38,6 +39,7 @@ from ollamamax.core.types import (
     Assignment,
     ClusterMeta,
     ClusterSettings,
+    DeletedModel,
     Drain,
     ModelEntry,
     NodeRecord,
@@ -52,7 +54,10 @@ RECORD_VERSION: Final = 1
 STATE_FORMAT: Final = 1
 """The newest ClusterMeta.format that this program understands."""
 LEVEL: Final = 2
-"""What this program knows of the catalog: what NodeRecord.level tells. 1: all before placements. In words: levels.NEW_AT."""
+"""What this program knows of the catalog: what NodeRecord.level tells. 1: all before placements.
+
+In words: levels.NEW_AT.
+"""
 PLACED_LEVEL: Final = 2
 """What a program needs to run what was assigned to it."""
 HOME_LEVEL: Final = 2
@@ -61,6 +66,10 @@ HOME_LEVEL: Final = 2
 HOME_KINDS: Final = ("sqlite", "etcd", "external")
 SETTINGS_KEPT: Final = 100
 """Versions of the settings."""
+DELETIONS_KEPT: Final = 1_000
+"""Names of models that are remembered as deleted."""
+DIGESTS_KEPT: Final = 32
+"""Manifests of one such name."""
 
 META_KEY: Final = "cluster/meta"
 ROSTER_KEY: Final = "cluster/roster"
@@ -100,6 +109,7 @@ Record = (
     | Placement
     | Assignment
     | Drain
+    | DeletedModel
     | ClusterSettings
     | Planner
     | StateHome
@@ -119,6 +129,7 @@ class Kind(Enum):
     PLACEMENT = "placements/"
     ASSIGNMENT = "assignments/"
     DRAIN = "drains/"
+    DELETED = "deleted/"
     SETTINGS = SETTINGS_KEY
     SETTINGS_VERSION = "settings/v/"
     PLANNER = PLANNER_KEY
@@ -139,6 +150,7 @@ _DECODERS: Final[dict[Kind, msgspec.json.Decoder[Record]]] = {
     Kind.PLACEMENT: msgspec.json.Decoder(Placement),
     Kind.ASSIGNMENT: msgspec.json.Decoder(Assignment),
     Kind.DRAIN: msgspec.json.Decoder(Drain),
+    Kind.DELETED: msgspec.json.Decoder(DeletedModel),
     Kind.SETTINGS: msgspec.json.Decoder(ClusterSettings),
     Kind.SETTINGS_VERSION: msgspec.json.Decoder(ClusterSettings),
     Kind.PLANNER: msgspec.json.Decoder(Planner),
@@ -184,6 +196,11 @@ def assignment_key(name: str) -> str:
 def drain_key(node_id: str) -> str:
     """Where it is told that a node is being emptied."""
     return f"drains/{node_id}"
+
+
+def deleted_key(name: str) -> str:
+    """Where it is told that a model was deleted, from its short name with its tag. Raises: BadRequest."""
+    return f"deleted/{grammar.model_key(name)}"
 
 
 def settings_key(version: int) -> str:
@@ -245,7 +262,7 @@ def _check_place(record: Record, own_id: str) -> None:
             grammar.node_id(own_id)
         case TokenRecord(token_id=named):
             grammar.token_id(own_id)
-        case ModelEntry(name=name) | Placement(name=name) | Assignment(name=name):
+        case ModelEntry(name=name) | Placement(name=name) | Assignment(name=name) | DeletedModel(name=name):
             named = grammar.model_key(name)
         case Instance():
             named = grammar.node_id(own_id)

@@ -18,6 +18,7 @@ class Planned(Struct, frozen=True):
 
     file, offset, source_kind: which source file has its data, from which byte on, and in which type.
     heads: 0, or how many heads have their rows' halves to be interleaved, as llama.cpp's rotation wants them.
+    data: what it holds, where no file does.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Planned(Struct, frozen=True):
     offset: int
     source_kind: int
     heads: int = 0
+    data: bytes = b""
 
     @property
     def size_bytes(self) -> int:

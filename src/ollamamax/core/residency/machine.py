@@ -321,9 +321,9 @@ class Residency:
         return choose_parallel(request.sizings, FIT_SHARE * min(memory.free_bytes - asleep_bytes, unclaimed_bytes))
 
     def _in_the_way(self, request: Acquire) -> Runner | None:
-        """What has to leave first, as it was launched otherwise: best one that leaves anyway, or that nobody keeps."""
-        old = [one for one in self._replicas(request.spec.key) if not (request.keep_for and one.kept_for)]
-        return min(old, key=lambda one: (not one.condemned, bool(one.kept_for), one.load), default=None)
+        """What has to leave first, as it was launched otherwise and nobody keeps it: best one that leaves anyway."""
+        old = [one for one in self._replicas(request.spec.key) if not one.kept_for]
+        return min(old, key=lambda one: (not one.condemned, one.load), default=None)
 
     def _evict_one(self, request: Acquire) -> bool:
         """An idle runner, else, unless one is leaving, a busy one. True: it, or a request beside kept ones, is gone."""
@@ -331,10 +331,15 @@ class Residency:
         idle = [runner for runner in free if runner.is_idle]
         if not idle and any(runner.condemned for runner in self._runners.values()):
             return False
-        if not free:
+        own = [] if request.keep_for else self._replicas(request.spec.key)
+        if not free and not own:
             del self._pending[request.request_id]
             self._effects.append(Fail(request.request_id, all_kept(request)))
             return True
+        if not free:  # one is launched anew as the request wants it, and kept again when that is over
+            victim = min(own, key=lambda one: one.load)
+            self._condemn(victim, "reload")
+            return victim.key not in self._runners
         victim = min(idle or free, key=lambda runner: runner.eviction_rank)
         self._condemn(victim, "evicted")
         return victim.key not in self._runners

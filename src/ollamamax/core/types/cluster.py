@@ -61,6 +61,18 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     changed_ns: int
 
 
+class DeletedModel(Struct, frozen=True, kw_only=True):
+    """A model name, and the manifests that it stood for when it was deleted. digests: bare hex sha256, newest last.
+
+    next_sequence: of the node that joined next after the last deletion; who has a smaller one ought to know of it.
+    """
+
+    name: str
+    digests: tuple[str, ...]
+    deleted_ns: int
+    next_sequence: int
+
+
 class ClusterMeta(Struct, frozen=True, kw_only=True):
     """What the cluster is. format: of the records; a program that does not know it keeps its hands off.
 

@@ -60,9 +60,9 @@ class ClusterStatus(Struct, frozen=True, kw_only=True):
     """The whole. this, holder: names of nodes.  nodes: how many, by NodeState's value; absent = none.
 
     holder_lost_ms: for how long the holder has been out of reach, 0 if it is there.  revision: of the state that this
-    node has seen.  role: this node's in the mesh.  versions: how many nodes run each.  waits: sentences about what
-    works when all nodes are upgraded.  degraded: what does not work
-    now, in sentences; empty = all does.  queued, in_flight, slots: sums over the nodes that are not gone.
+    node has seen.  role: this node's in the mesh.  versions: how many nodes run each.  waits: what works only
+    when all nodes are upgraded, in sentences.  degraded: what does not work now, in sentences; empty = all does.
+    queued, in_flight, slots: sums over the nodes that are not gone.
     """
 
     cluster_id: str
