@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollamamax.adapters.identity import papers
-from ollamamax.adapters.identity.authority import FileAuthority
+from ollamamax.adapters.identity.authority import FileAuthority, FileKeyRing, etcd_name
 from ollamamax.core.errors import BadRequest, CertificateRefused, OllamaMaxError, StoreError
 
 NOW_NS = 1_800_000_000_000_000_000
@@ -350,3 +350,42 @@ def test_an_authority_of_the_same_name_is_not_believed(tmp_path: Path) -> None:
     client = _context(ssl.Purpose.SERVER_AUTH, tmp_path, ours, "f" * 16, now_ns)
     with pytest.raises(ssl.SSLCertVerificationError):
         _handshake(server, client, f"{NODE}.ollamamax")
+
+
+def test_etcds_certificates_are_of_a_name_of_their_own(authority: FileAuthority) -> None:
+    key, pem = authority.sign_etcd(("10.0.0.1", "::1", "box.lan", "10.0.0.1"), NOW_NS)
+    certificate = x509.load_pem_x509_certificate(pem)
+    assert certificate.public_key() == load_pem_private_key(key, None).public_key()
+    assert certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == etcd_name(CLUSTER)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [str(one) for one in names.get_values_for_type(x509.IPAddress)] == ["10.0.0.1", "::1"]
+    assert names.get_values_for_type(x509.DNSName) == ["box.lan"]
+    assert certificate.not_valid_after_utc == NOW + 7 * DAY
+
+
+@pytest.mark.parametrize("passphrase", [None, "a secret"])
+def test_a_shared_key_signs_as_the_first_one_does(
+    authority: FileAuthority, tmp_path: Path, passphrase: str | None
+) -> None:
+    ring = FileKeyRing(tmp_path / "second", authority.certificate, passphrase, None)
+    assert ring.authority is None
+    ring.take(authority.export(), authority.certificate)
+    assert ring.authority is not None
+    assert ring.authority.key_hash == authority.key_hash
+    key_file = tmp_path / "second" / "ca.key"
+    assert key_file.stat().st_mode & 0o777 == 0o600
+    assert (b"ENCRYPTED" in key_file.read_bytes()) == (passphrase is not None)
+    again = FileAuthority.load(tmp_path / "second", passphrase)
+    assert again is not None
+    assert again.export() == authority.export()
+    ring.take(authority.export(), authority.certificate)  # as often as one likes
+
+
+def test_a_key_of_others_is_not_taken(authority: FileAuthority, tmp_path: Path) -> None:
+    theirs = FileAuthority.create(tmp_path / "theirs", CLUSTER, "home", None, NOW_NS)
+    ring = FileKeyRing(tmp_path / "second", authority.certificate, None, None)
+    with pytest.raises(StoreError, match="another cluster's"):
+        ring.take(theirs.export(), theirs.certificate)
+    with pytest.raises(StoreError, match="does not fit"):
+        ring.take(theirs.export(), authority.certificate)
+    assert not (tmp_path / "second" / "ca.key").exists()

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 from fake_cluster import FakeCluster
+from fake_ha import FakeHa
 from fake_settings import FakeOwnSettings, FakeShared
 
 from ollamamax.adapters.network.sockets import listening
@@ -202,6 +203,7 @@ class Node:
     def __init__(self, config: ApiConfig, alone: bool = False) -> None:
         self.cluster = None if alone else FakeCluster()
         self.shared = None if alone else FakeShared()
+        self.ha = None if alone else FakeHa()
         self.gateway = FakeGateway()
         self.library = FakeLibrary()
         self.fleet = FakeFleet()
@@ -225,6 +227,7 @@ class Node:
             cluster=self.cluster,
             settings=FakeOwnSettings(),
             shared=self.shared,
+            ha=self.ha,
         )
         self.listener: Listener
         self.client: httpx.AsyncClient

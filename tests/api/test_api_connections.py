@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing, suppress
 from email.utils import parsedate_to_datetime
 
@@ -162,22 +162,28 @@ async def test_close_lets_answers_finish() -> None:
             await node.dial()
 
 
-async def test_close_answers_who_is_connected_already() -> None:
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, new_event_loop], ids=["asyncio's", "the product's"])
+def test_close_answers_who_is_connected_already(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     """A load balancer must not see a reset: neither a new connection in the system's queue, nor one that was used."""
-    async with serving() as node:
-        kept_reader, kept = await node.dial()
-        kept.write(http("GET", "/api/version"))
-        assert (await read_reply(kept_reader))[1].get("connection") != "close"
-        with closing(socket.create_connection(("127.0.0.1", node.listener.port))) as queued:
-            # Nothing runs between this and the closing: the listener has not seen either of them.
-            queued.sendall(http("GET", "/api/version"))
+
+    async def scenario() -> None:
+        async with serving() as node:
+            kept_reader, kept = await node.dial()
             kept.write(http("GET", "/api/version"))
-            await node.listener.close(int(LIMIT_S * 1000))
-            answer = b"".join(iter(lambda: queued.recv(4096), b""))
-        assert answer.startswith(b"HTTP/1.1 200 OK")
-        status, headers, _ = await read_reply(kept_reader)
-        assert (status, headers["connection"]) == (200, "close")
-        kept.close()
+            assert (await read_reply(kept_reader))[1].get("connection") != "close"
+            with closing(socket.create_connection(("127.0.0.1", node.listener.port))) as queued:
+                # Nothing runs between this and the closing: the listener has not seen either of them.
+                queued.sendall(http("GET", "/api/version"))
+                kept.write(http("GET", "/api/version"))
+                await node.listener.close(int(LIMIT_S * 1000))
+                answer = b"".join(iter(lambda: queued.recv(4096), b""))
+            assert answer.startswith(b"HTTP/1.1 200 OK")
+            status, headers, _ = await read_reply(kept_reader)
+            assert (status, headers["connection"]) == (200, "close")
+            kept.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(scenario())
 
 
 async def test_close_does_not_wait_for_clients_that_are_idle_or_never_are() -> None:

@@ -144,6 +144,23 @@ async def test_small_blobs(store: BlobStore) -> None:
         await store.read_blob(DIGEST, len(DATA) - 1)
 
 
+async def test_a_blob_whose_digest_nobody_knows(store: BlobStore) -> None:
+    assert await store.add_blob(pieces(DATA[:5], DATA[5:]), len(DATA)) == (DIGEST, True)
+    assert await store.add_blob(pieces(DATA), len(DATA)) == (DIGEST, False)
+    assert await store.read_blob(DIGEST) == DATA
+    assert await contents(store) == ([], [DIGEST])
+
+
+async def test_a_blob_without_a_digest_that_breaks_off_is_forgotten(store: BlobStore) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield DATA
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await store.add_blob(broken(), len(DATA))
+    assert await contents(store) == ([], [])
+
+
 async def test_other_bytes_are_refused_and_forgotten(store: BlobStore) -> None:
     with pytest.raises(DigestMismatch) as caught:
         await store.write_blob(pieces(DATA), OTHER)
@@ -284,6 +301,8 @@ async def test_a_full_disk_loses_nothing(small_store: BlobStore) -> None:
         await small_store.write_blob(pieces(large[:700_000], large[700_000:]), digest)
     with pytest.raises(DiskFull, match=f"needs at least {len(large)} bytes"):
         await small_store.put_bytes(large)
+    with pytest.raises(DiskFull):
+        await small_store.add_blob(unread(), len(large))
     with pytest.raises(DiskFull):
         await small_store.put_manifest(names.parse("tiny"), large)
     assert await small_store.manifests() == [kept]

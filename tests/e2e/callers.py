@@ -1,4 +1,4 @@
-"""Clients that ask a cluster without end, as through a load balancer: one that turns them away is passed over."""
+"""Clients that ask a cluster without end, as through a load balancer: a node that does not answer is passed over."""
 
 import json
 import threading
@@ -13,7 +13,7 @@ from nodes import LIMIT_S, Node, eventually
 
 _LENGTHS: Final = (4, 40, 200)
 """Tokens of an answer: short, long, and so long that nodes stop meanwhile."""
-_ALL_TURN_AWAY_S: Final = 0.05
+_ROUND_S: Final = 0.05
 
 
 class _Elsewhere(Exception):
@@ -52,7 +52,7 @@ class Callers:
             thread.join(LIMIT_S)
 
     def stopping(self, node: Node) -> None:
-        """From now on it may turn requests away that have not begun there."""
+        """From now on it may take no connections, and close those without a request."""
         self._stops[self._nodes.index(node)] = (time.monotonic(), float("inf"))
 
     def back(self, node: Node) -> None:
@@ -94,12 +94,12 @@ class Callers:
                 with self._lock:
                     self.outcomes["answered"] += 1
                 return
-            except _Elsewhere as turned_away:
+            except _Elsewhere as passed_over:
                 with self._lock:
-                    self.outcomes[str(turned_away)] += 1
+                    self.outcomes[str(passed_over)] += 1
             assert time.monotonic() < deadline_s, "no node takes it"
             if tried % len(self._nodes) == len(self._nodes) - 1:
-                time.sleep(_ALL_TURN_AWAY_S)
+                time.sleep(_ROUND_S)
 
     def _ask_one(self, client: httpx.Client, index: int, prompt: str, tokens: int) -> None:
         """Raises: _Elsewhere, AssertionError, httpx.TransportError."""
@@ -109,8 +109,6 @@ class Callers:
         try:
             with client.stream("POST", f"{self._nodes[index].url}/api/generate", json=body) as answer:
                 has_begun = True
-                if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE and self._was_stopping(index, began_s):
-                    raise _Elsewhere("refused with 503")
                 lines = [json.loads(line) for line in answer.iter_lines()]
         except httpx.TransportError as error:
             if has_begun or not self._was_stopping(index, began_s):

@@ -97,6 +97,10 @@ class Node:
     def get(self, path: str) -> httpx.Response:
         return self.ask("GET", path)
 
+    def models(self) -> set[str]:
+        """The names of what it lists."""
+        return {each["name"] for each in self.get("/api/tags").json()["models"]}
+
     def children(self) -> list[psutil.Process]:
         assert self.process is not None
         return psutil.Process(self.process.pid).children(recursive=True)

@@ -57,6 +57,7 @@ def test_what_changes_of_a_node() -> None:
         (replace(NODE, cordoned=True), ("cordoned", "attic was cordoned")),
         (replace(NODE, labels={"b": "2", "a": "1"}), ("labelled", "labels of attic: a=1, b=2")),
         (replace(NODE, addresses=("h:1", "h:2")), ("moved", "attic is found at h:1, h:2")),
+        (replace(NODE, version="0.2.0"), ("version", "attic runs version 0.2.0 now, and ran 0.1.0")),
     ):
         assert told(old, catalog(changed)) == [expected]
     assert told(catalog(replace(NODE, cordoned=True)), old) == [("uncordoned", "attic was uncordoned")]

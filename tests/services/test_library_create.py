@@ -31,6 +31,8 @@ WEIGHTS = gguf()
 DIGEST = digest_of(WEIGHTS)
 PROJECTOR = gguf(general_architecture="clip")
 ADAPTER = gguf(general_type="adapter")
+_JSON = digest_of(b"{}")
+_NOT_WHOLE = "quantization is only supported for F16, BF16 and F32 models"
 TALK = (Message("user", "hi"), Message("assistant", "hello"))
 
 
@@ -157,7 +159,14 @@ async def test_a_projector_and_an_adapter_join_a_model(world: World) -> None:
         ({"files": {"m": ""}}, BadRequest, "invalid digest format"),
         ({"adapters": {"m": "x"}}, BadRequest, "invalid digest format"),
         ({"adapters": {"a": DIGEST, "b": DIGEST}}, BadRequest, "only one adapter is currently supported"),
-        ({"quantize": "Q4_K_M"}, Unsupported, "can't quantize to Q4_K_M: the engine package brings no quantizer"),
+        ({"quantize": "Q8_0", "files": {}, "from_model": "small"}, BadRequest, _NOT_WHOLE),
+        (
+            {"files": {"model.safetensors": DIGEST}, "from_model": "base"},
+            BadRequest,
+            "give weights or a model to build on",
+        ),
+        ({"files": {"model.safetensors": digest_of(b"?")}}, BadRequest, "model.safetensors: blob sha256:"),
+        ({"files": {"model.safetensors": _JSON}}, Unsupported, "only GGUFs are known here"),
         ({"template": "{{ if }}"}, TemplateError, "line 1"),
         ({"parameters": {"warmth": 1}}, InvalidOption, "unknown parameter 'warmth'"),
         ({"parameters": {"num_ctx": "x"}}, InvalidOption, 'option "num_ctx" must be of type integer'),
@@ -174,12 +183,14 @@ async def test_a_projector_and_an_adapter_join_a_model(world: World) -> None:
 )
 async def test_bad_requests_write_nothing(world: World, said: dict[str, Any], kind: type, text: str) -> None:
     await world.make("base")
+    await world.make("small", gguf_bytes.llama({"general.file_type": (gguf_bytes.U32, 15)}))
+    await world.send(b"{}")
     before = [digest for digest, _, _ in await world.store.blobs()]
     with pytest.raises(kind) as caught:
         await world.create(**{"model": "new", "system": "x", "files": {"m.gguf": DIGEST}, **said})
     assert type(caught.value) is kind
     assert text in str(caught.value)
-    assert await world.models() == ["base:latest"]
+    assert await world.models() == ["base:latest", "small:latest"]
     assert [digest for digest, _, _ in await world.store.blobs()] == before
 
 
@@ -198,7 +209,7 @@ VOCABULARY = gguf_bytes.llama(tensors=())
         ([WEIGHTS[:-50]], GgufTruncated, "m0: the GGUF is cut off: 50 of"),
         ([gguf(general_architecture="hal9000")], GgufUnsupported, "m0: unknown model architecture 'hal9000'"),
         ([VOCABULARY], GgufUnsupported, "m0 holds no tensors"),
-        ([gguf(split_count=3)], BadRequest, "m0 is one of 3 parts; merge them into one file first"),
+        ([gguf(split_count=3)], BadRequest, "m0 is one of 3 parts, and these are missing: number 2 of 3, number 3"),
         ([WEIGHTS, gguf(x=1)], BadRequest, "more than one GGUF of a kind was given"),
         ([WEIGHTS, PROJECTOR, gguf(general_architecture="clip", x=1)], BadRequest, "more than one GGUF of a kind"),
         ([PROJECTOR], BadRequest, "no files provided to convert"),

@@ -16,7 +16,7 @@ from ollamamax.api.admin_events import add_events
 from ollamamax.api.admin_facts import add_facts
 from ollamamax.api.admin_ha import add_ha
 from ollamamax.api.admin_nodes import add_cluster, add_nodes
-from ollamamax.api.admin_placements import add_drains, add_placements
+from ollamamax.api.admin_placements import add_drains, add_placements, add_spreading
 from ollamamax.api.admin_tokens import add_tokens
 from ollamamax.api.errors import headers_of, status_of, text_of
 from ollamamax.api.ports import Services
@@ -42,7 +42,7 @@ def build_admin(services: Services) -> FastAPI:
     )
     _add_error_forms(app)
     infrastructure = (add_facts, add_cluster, add_ha, add_nodes, add_drains, add_tokens)
-    for add in (*infrastructure, add_placements, add_config, add_events, add_engines):
+    for add in (*infrastructure, add_placements, add_spreading, add_config, add_events, add_engines):
         add(app, services)
 
     @app.get("/docs", include_in_schema=False)

@@ -16,7 +16,7 @@ from ollamamax.api.progress import progressed
 from ollamamax.core.types import Progress
 
 _MAX_NODES: Final = 32
-_STEPS: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"application/x-ndjson": {}}}}
+STEPS: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"application/x-ndjson": {}}}}
 _FILE: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"application/octet-stream": {}}}}
 _NODE = Annotated[str, Query(max_length=64, description="its name or id; empty: the one that is asked, if it can")]
 
@@ -51,24 +51,24 @@ def add_ha(app: FastAPI, services: Services) -> None:
         gateway.authorize(context_of(request), "read", "")
         return msgspec.to_builtins(await ha_of(services).status())
 
-    @app.post("/cluster/ha", response_class=Response, responses=_STEPS)
+    @app.post("/cluster/ha", response_class=Response, responses=STEPS)
     async def enable_ha(request: Request, wanted: Annotated[HaToEnable, Body()] = HaToEnable()) -> Response:
         """Have the state on several nodes: steps as lines, the last one "success". It goes on when nobody listens."""
         gateway.authorize(context_of(request), "manage_cluster", "ha")
-        return _Steps(call_of(request), ha_of(services).enable(wanted.voters, wanted.nodes, wanted.external))
+        return Steps(call_of(request), ha_of(services).enable(wanted.voters, wanted.nodes, wanted.external))
 
-    @app.delete("/cluster/ha", response_class=Response, responses=_STEPS)
+    @app.delete("/cluster/ha", response_class=Response, responses=STEPS)
     async def disable_ha(request: Request, node: _NODE = "") -> Response:
         """Have the state on one of those nodes alone: steps as lines, the last one "success"."""
         gateway.authorize(context_of(request), "manage_cluster", "ha")
-        return _Steps(call_of(request), ha_of(services).disable(node))
+        return Steps(call_of(request), ha_of(services).disable(node))
 
-    @app.post("/cluster/ha/replace", response_class=Response, responses=_STEPS)
+    @app.post("/cluster/ha/replace", response_class=Response, responses=STEPS)
     async def replace_host(request: Request, wanted: Annotated[HostToReplace, Body()]) -> Response:
         """Have another node in the place of one: steps as lines, the last one "success". May be repeated."""
         gateway.authorize(context_of(request), "manage_cluster", wanted.node)
         by = "-" if wanted.nobody else wanted.by
-        return _Steps(call_of(request), ha_of(services).replace(wanted.node, by))
+        return Steps(call_of(request), ha_of(services).replace(wanted.node, by))
 
     @app.get("/cluster/backup", response_class=Response, responses=_FILE)
     async def backup(request: Request) -> Response:
@@ -77,7 +77,7 @@ def add_ha(app: FastAPI, services: Services) -> None:
         return Response(await ha_of(services).backup(), media_type="application/octet-stream")
 
 
-class _Steps(Response):
+class Steps(Response):
     """Lines as they come, through the call itself, which knows about clients that leave."""
 
     def __init__(self, call: Call, steps: AsyncGenerator[Progress, None]) -> None:

@@ -5,8 +5,10 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from fastapi import Body, FastAPI, Path, Request
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
 
-from ollamamax.api.admin_call import cluster_of, context_of, placements_of
+from ollamamax.api.admin_call import call_of, cluster_of, context_of, placements_of
+from ollamamax.api.admin_ha import STEPS, Steps
 from ollamamax.api.ports import Services
 from ollamamax.core.types import PlacementWish
 
@@ -31,6 +33,14 @@ class WantedPlacement(BaseModel):
     idle_ms: int = Field(
         default=300_000, ge=0, le=_MAX_IDLE_MS, description="an extra replica that was idle for so long goes"
     )
+
+
+class WantedSpread(BaseModel):
+    """Where a model's files ought to be."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    nodes: str = Field(max_length=512, description='"all", how many in all, or labels: "gpu=4090,room=attic"')
 
 
 class WantedDrain(BaseModel):
@@ -80,6 +90,17 @@ def add_placements(app: FastAPI, services: Services) -> None:
         gateway.authorize(context_of(request), "manage_cluster", model)
         await placements_of(services).remove(model)
         return {"name": model}
+
+
+def add_spreading(app: FastAPI, services: Services) -> None:
+    """Routes of giving models to nodes ahead of time."""
+    gateway = services.gateway
+
+    @app.post("/models/{model:path}/spread", response_class=Response, responses=STEPS)
+    async def spread_model(request: Request, model: _MODEL, wanted: Annotated[WantedSpread, Body()]) -> Response:
+        """Have a model's files on other nodes: steps by node as lines, the last one "success"."""
+        gateway.authorize(context_of(request), "manage_models", model)
+        return Steps(call_of(request), placements_of(services).spread(model, wanted.nodes))
 
 
 def add_drains(app: FastAPI, services: Services) -> None:

@@ -239,6 +239,13 @@ class Placements(Protocol):
         """Nobody asks any more that it runs. Raises: NotFound."""
         ...
 
+    def spread(self, model: str, nodes: str) -> AsyncGenerator[Progress, None]:
+        """Have its files on these nodes: "all", how many, or labels. Steps by node, the last one "success".
+
+        Raises: InvalidName, ModelNotFound, BadRequest, Conflict, PeerError.
+        """
+        ...
+
 
 class OwnSettings(Protocol):
     """This node's settings."""

@@ -2,6 +2,7 @@
 
 from contextlib import closing
 from typing import Any, Final
+from urllib.parse import quote
 
 from ollamamax.cli.client import Client
 from ollamamax.cli.errors import CliError
@@ -19,6 +20,20 @@ def pull(client: Client, model: str, *, insecure: bool = False, quiet: bool = Fa
         except KeyboardInterrupt:
             view.say(f"cancelled; what has come is kept: `ollamamax pull {model}` goes on with it")
             raise
+
+
+def spread(client: Client, model: str, nodes: str, *, quiet: bool = False) -> None:
+    """Have a model of the cluster on other nodes, too, with a bar for each. nodes: as the admin API takes them.
+
+    Raises: CliError.
+    """
+    path = f"/admin/v1/models/{quote(model, safe='/:')}/spread"
+    with ProgressView(quiet=quiet) as view, closing(client.stream(path, {"nodes": nodes})) as steps:
+        last: dict[str, Any] = {}
+        for last in steps:
+            view.report(last)
+    if last.get("status") != "success":
+        raise CliError("the node broke off; what has come is kept: the same command goes on with it")
 
 
 def push(client: Client, model: str, *, insecure: bool = False, quiet: bool = False) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 import structlog
-from msgspec import Struct
 from msgspec.structs import replace
 
 from ollamamax import __version__
@@ -30,21 +29,18 @@ from ollamamax.main.ha import build_ha, hear_of_newer_homes
 from ollamamax.main.live_settings import LiveSettings, build_shared
 from ollamamax.main.loops import Loops
 from ollamamax.main.papers import own_addresses
+from ollamamax.main.parts import NodeParts
 from ollamamax.main.placement import PlacementPart, build_placement
 from ollamamax.main.roots import Roots, Strings, founding, open_roots
-from ollamamax.ports import BlobStore, Clock, Dice, Engine, MachineProbe, NodeKeys
+from ollamamax.ports import Clock, Dice, Engine, NodeKeys
 from ollamamax.services import catalog_events
-from ollamamax.services.agent import LocalAgent
 from ollamamax.services.cluster import Cluster
 from ollamamax.services.cluster_models import ClusterModels
 from ollamamax.services.engine_host import EngineHost
 from ollamamax.services.events import EventLog
 from ollamamax.services.fact_sheet import FactSheet
-from ollamamax.services.fleet import Fleet
-from ollamamax.services.gateway import Gateway
 from ollamamax.services.ha import Ha
 from ollamamax.services.issuing import Issuer
-from ollamamax.services.library import Library
 from ollamamax.services.membership import Membership
 from ollamamax.services.node_facts import NodeFactsSource
 from ollamamax.services.node_host import NodeHost
@@ -62,18 +58,6 @@ _GRACE_MS: Final = 2_000.0
 _INSTANCE_BYTES: Final = 8
 _VACATE_MS: Final = 20_000.0
 """Answers under way end by themselves; after that long a model's files go all the same."""
-
-
-class NodeParts(Struct, frozen=True, kw_only=True):
-    """What the rest of the node is made of. is_draining: whether it takes no new requests."""
-
-    agent: LocalAgent
-    fleet: Fleet
-    gateway: Gateway
-    library: Library
-    store: BlobStore
-    machine: MachineProbe
-    is_draining: Callable[[], bool]
 
 
 class ClusterPart:
@@ -159,7 +143,15 @@ class ClusterPart:
         await facts.measure()
         await self._meet_the_others(node, facts, stack)
         self.placement = build_placement(
-            self._roots, self._membership, node.agent, self._transfer, facts, self._events.add, self._clock
+            self._roots,
+            self._membership,
+            node.agent,
+            self._transfer,
+            self._holders,
+            self._reachable,
+            facts,
+            self._events.add,
+            self._clock,
         )
         await self._listen(node, stack)
         self.replica.watch(self._on_catalog)
@@ -176,6 +168,7 @@ class ClusterPart:
             build_doors(
                 self._settings,
                 self._roots,
+                self.ha,
                 self._addresses,
                 lambda: self._renewal.keys.expires_ns,
                 start_anew,
@@ -285,6 +278,7 @@ class ClusterPart:
             ).methods(),
             TransferHost(node.store).methods(),
             self.models.methods(),
+            self.placement.spread_host.methods(),
             self.shared.methods(),
             self.ha.methods(),
             self._sheet.methods(),
@@ -383,6 +377,8 @@ class ClusterPart:
             self._loops.start(self._link.forget(node_id), f"forget {node_id}")
         if old.nodes.get(self._me.node_id) != new.nodes.get(self._me.node_id) or old.drains is not new.drains:
             self._peers.sync()
+            self._sheet.touch()
+        if old.home != new.home:
             self._sheet.touch()
 
     def _on_contact(self, is_there: bool) -> None:

@@ -10,12 +10,14 @@ from ollamamax.main.roots import Roots
 from ollamamax.ports import Clock, Dice
 from ollamamax.services import discovering
 from ollamamax.services.cluster import Doors
+from ollamamax.services.ha import Ha
 from ollamamax.settings import Settings
 
 
 def build_doors(
     settings: Settings,
     roots: Roots,
+    ha: Ha,
     addresses: Callable[[], tuple[str, ...]],
     expires_ns: Callable[[], int],
     start_anew: Callable[[], None],
@@ -31,4 +33,11 @@ def build_doors(
         link = AiohttpJoinLink()
         return await discovering.discover(ZenohScout(), link, roots.papers, timeout_ms, roots.me.cluster_id)
 
-    return Doors(certificate_expires_ns=expires_ns, join=join, discover=discover, start_anew=start_anew)
+    return Doors(
+        certificate_expires_ns=expires_ns,
+        join=join,
+        discover=discover,
+        start_anew=start_anew,
+        let_go=ha.let_go,
+        home_troubles=ha.degraded,
+    )

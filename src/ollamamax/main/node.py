@@ -31,10 +31,11 @@ from ollamamax.core.errors import OllamaMaxError
 from ollamamax.core.resilience.admission import Admission
 from ollamamax.core.resilience.retry_budget import RetryBudget
 from ollamamax.core.routing.predict import RoutingConfig
-from ollamamax.main.cluster import ClusterPart, NodeParts
+from ollamamax.main.cluster import ClusterPart
 from ollamamax.main.config import agent_config, api_config, dispatch_config, fleet_config, retry_config
 from ollamamax.main.live_settings import LiveSettings
 from ollamamax.main.loops import Loops
+from ollamamax.main.parts import NodeParts
 from ollamamax.ports import Clock, Dice, Meter
 from ollamamax.services.agent import LocalAgent
 from ollamamax.services.dispatch import Dispatcher

@@ -26,6 +26,9 @@ def changes(old: Catalog, new: Catalog, at_ns: int) -> Iterator[ClusterEvent]:
             if before.addresses != record.addresses:
                 where = ", ".join(record.addresses)
                 yield _event(at_ns, "moved", record.name, f"{record.name} is found at {where}")
+            if before.version != record.version:
+                text = f"{record.name} runs version {record.version} now, and ran {before.version}"
+                yield _event(at_ns, "version", record.name, text)
     yield from _drains(old, new, at_ns)
     yield from _placements(old, new, at_ns)
     for node_id in new.revoked.keys() - old.revoked.keys():

@@ -43,13 +43,16 @@ class Doors(Struct, frozen=True, kw_only=True):
     """What the composition root gives. certificate_expires_ns: of this node's papers now.
 
     join: token, name, force.  discover: timeout_ms.  start_anew: ends this node's life in its present cluster; it
-    begins the next one by itself.
+    begins the next one by itself.  let_go: has another node hold the state in the place of one that is to be removed.
+    home_troubles: what is wrong with those that hold the state, in sentences.
     """
 
     certificate_expires_ns: Callable[[], int]
     join: Callable[[str, str, bool], Awaitable[Joined]]
     discover: Callable[[float], Awaitable[Sequence[FoundCluster]]]
     start_anew: Callable[[], None]
+    let_go: Callable[[str], Awaitable[None]]
+    home_troubles: Callable[[], Sequence[str]]
 
 
 class Cluster:
@@ -124,10 +127,11 @@ class Cluster:
             return ["this node was removed from the cluster: the others refuse it; it can join anew with a token"]
         found = [
             f"node {view.record.name} runs version {view.facts.version[:64]}, with which this one can't work together: "
-            f"no requests go there. Bring both to the same version"
+            "no requests go there. Bring both to the same version"
             for view in self._membership.peers().values()
-            if view.facts is not None and not is_understood(view.facts)
+            if view.state is not PeerState.GONE and view.facts is not None and not is_understood(view.facts)
         ]
+        found += self._doors.home_troubles()
         if self._replica.lost_since_ms is not None:
             found.append(f"nothing of the cluster can be changed now; answers go on. {self._replica.lost_reason}")
         return found
@@ -149,6 +153,7 @@ class Cluster:
     async def remove(self, node: str) -> None:
         """Revoke it. Raises: NodeNotFound, Conflict if it holds the state, StateUnavailable."""
         record = self._replica.catalog.node(node)
+        await self._doors.let_go(record.node_id)
         await self._control.run(RemoveNode(record.node_id, self._clock.wall_ns()))
 
     async def cordon(self, node: str, cordoned: bool) -> None:

@@ -39,7 +39,7 @@ class Control:
         """
         last: list[StateUnavailable] = []
         try:
-            async with asyncio.timeout(self._limit_ms / 1000.0), self._turn:
+            async with asyncio.timeout(self._limit_ms / 1000.0):
                 await self._carry_out(command, last)
         except TimeoutError:
             why = f": {last[-1]}" if last else "; try again later"
@@ -54,13 +54,14 @@ class Control:
         is_newest = False
         while losses < _ATTEMPTS:
             try:
-                if attempt:
-                    await self._replica.refresh()
-                    is_newest = True
-                result = await self._store.txn(apply(self._replica.catalog, command))
-                if result.ok:
-                    await self._see(result.revision)
-                    return
+                async with self._turn:  # not while it waits: what ends a move has to come through
+                    if attempt:
+                        await self._replica.refresh()
+                        is_newest = True
+                    result = await self._store.txn(apply(self._replica.catalog, command))
+                    if result.ok:
+                        await self._see(result.revision)
+                        return
                 losses += 1
             except BadRequest:
                 raise

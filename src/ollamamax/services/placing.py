@@ -1,6 +1,6 @@
 """Placements for people: what was asked for, where it runs, why, and what would become of a wish."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 from ollamamax.core.catalog.catalog import Catalog
@@ -9,11 +9,20 @@ from ollamamax.core.errors import ModelNotFound, NotFound, StateUnavailable
 from ollamamax.core.modelspec import names
 from ollamamax.core.placement.board import wanted
 from ollamamax.core.placement.plan import Plan, plan
-from ollamamax.core.types import Assignment, Placement, PlacementPlan, PlacementView, PlacementWish, ReplicasView
+from ollamamax.core.types import (
+    Assignment,
+    Placement,
+    PlacementPlan,
+    PlacementView,
+    PlacementWish,
+    Progress,
+    ReplicasView,
+)
 from ollamamax.ports import Clock
 from ollamamax.services.capacity import Capacities, Picture
 from ollamamax.services.control import Control
 from ollamamax.services.replica import Replica
+from ollamamax.services.spreading import Spread
 
 _NOTHING: Final = Assignment(name="", nodes={}, decided_ns=0)
 
@@ -21,10 +30,13 @@ _NOTHING: Final = Assignment(name="", nodes={}, decided_ns=0)
 class Placements:
     """model: a name as people write it."""
 
-    def __init__(self, replica: Replica, control: Control, capacities: Capacities, clock: Clock) -> None:
+    def __init__(
+        self, replica: Replica, control: Control, capacities: Capacities, spread: Spread, clock: Clock
+    ) -> None:
         self._replica = replica
         self._control = control
         self._capacities = capacities
+        self._spread = spread
         self._clock = clock
 
     # --- looking ----------------------------------------------------------------------------------------------------
@@ -65,6 +77,10 @@ class Placements:
     async def remove(self, model: str) -> None:
         """Nobody asks any more that it runs. Raises: NotFound, StateUnavailable."""
         await self._control.run(DropPlacement(self._replica.catalog.placements[self._placed(model)].name))
+
+    def spread(self, model: str, nodes: str) -> AsyncGenerator[Progress, None]:
+        """As Spread.spread."""
+        return self._spread.spread(model, nodes)
 
     # --- parts ------------------------------------------------------------------------------------------------------
 

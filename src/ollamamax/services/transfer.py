@@ -91,6 +91,8 @@ class Transfer:
         self._holders = holders
         self._arrived = arrived
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._done_bytes: dict[str, int] = {}
+        """By model key, of transfers under way."""
 
     async def ensure(self, key: str) -> None:
         """Have the model in the store, in the version that the cluster's catalog names; a model that the catalog
@@ -107,6 +109,10 @@ class Transfer:
             task.add_done_callback(lambda done: self._done(key, done))
         await asyncio.shield(task)
 
+    def done_bytes(self, key: str) -> int:
+        """How much of a model is here that is under way; 0 for any other."""
+        return self._done_bytes.get(key, 0)
+
     async def close(self) -> None:
         """End transfers; what has arrived stays. Idempotent."""
         running = list(self._running.values())
@@ -116,6 +122,7 @@ class Transfer:
 
     def _done(self, key: str, task: asyncio.Task[None]) -> None:
         del self._running[key]
+        self._done_bytes.pop(key, None)
         if not task.cancelled():
             task.exception()  # those who wait have it; nobody may be left
 
@@ -134,7 +141,7 @@ class Transfer:
         for node in self._holders(entry):
             try:
                 data = await self._ask_manifest(node, entry)
-                await self._bring_blobs(node, manifest.decode(data))
+                await self._bring_blobs(node, names.key(entry.name), manifest.decode(data))
             except (PeerError, DigestMismatch, ModelNotFound, BlobNotFound) as error:
                 _LOG.warning("a model can't be had from this node", model=entry.name, node=node.name, reason=str(error))
                 failures.append(f"{node.name}: {error}")
@@ -156,24 +163,28 @@ class Transfer:
             raise PeerProtocol(f"node '{node.name}' sent another manifest of model '{entry.name}' than was asked for")
         return data
 
-    async def _bring_blobs(self, node: NodeRecord, model: Manifest) -> None:
+    async def _bring_blobs(self, node: NodeRecord, key: str, model: Manifest) -> None:
+        self._done_bytes[key] = 0
         for layer in (model.config, *model.layers):
             if await self._store.blob_size(layer.digest) is None:
-                await self._bring_blob(node, layer)
+                await self._bring_blob(node, key, layer)
+            else:
+                self._done_bytes[key] += layer.size
 
-    async def _bring_blob(self, node: NodeRecord, layer: Layer) -> None:
+    async def _bring_blob(self, node: NodeRecord, key: str, layer: Layer) -> None:
         """As one part, or in those that a former attempt began with."""
         blob = await self._store.open_parts(layer.digest, layer.size, (layer.size,))
         try:
             for index, part in enumerate(blob.parts):
+                self._done_bytes[key] += part.done_bytes
                 if part.done_bytes < part.size_bytes:
-                    async with aclosing(self._pieces(node, layer.digest, part)) as pieces:
+                    async with aclosing(self._pieces(node, key, layer.digest, part)) as pieces:
                         await fill(blob, index, pieces)
             await blob.commit()
         finally:
             await blob.close()
 
-    async def _pieces(self, node: NodeRecord, digest: str, part: BlobPart) -> AsyncGenerator[bytes, None]:
+    async def _pieces(self, node: NodeRecord, key: str, digest: str, part: BlobPart) -> AsyncGenerator[bytes, None]:
         """What is missing of a part, exactly. Raises: PeerError."""
         left_bytes = part.size_bytes - part.done_bytes
         question = msgspec.msgpack.encode(BlobRange(digest, part.offset + part.done_bytes, left_bytes))
@@ -183,6 +194,7 @@ class Transfer:
                     left_bytes -= len(piece)
                     if left_bytes < 0:
                         raise PeerProtocol(f"node '{node.name}' sent more of {digest} than was asked for")
+                    self._done_bytes[key] += len(piece)
                     yield piece
         if left_bytes:
             raise PeerProtocol(f"node '{node.name}' sent {left_bytes} bytes of {digest} less than it has")

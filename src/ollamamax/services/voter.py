@@ -87,6 +87,8 @@ class Voter:
         self._known: dict[int, Seat] = {}
         self._running: dict[int, EtcdProcess] = {}
         self._prepared: dict[int, float] = {}
+        self._forgotten: set[int] = set()
+        """Members that ran before this start, for a home that is newer than what is known of."""
         self._claims: dict[int, NodeRecord] = {}
         self._told = StateHome()
         self._attached: tuple[str, int] | None = None
@@ -111,7 +113,7 @@ class Voter:
             await self._use(("sqlite", 0), store)
         for generation, seat in self._known.items():
             if seat.was_started and generation > self._told.generation:
-                self._prepared[generation] = self._clock.now_ms() + _PREPARED_MS  # until it is known what it is for
+                self._forgotten.add(generation)
         await self.step()
 
     async def run(self) -> None:
@@ -120,8 +122,8 @@ class Voter:
             news = self._news
             await self.step()
             pause_s = None
-            if self._running or self._troubles or self._claims or self._prepared:
-                pause_s = _RETRY_S if self._troubles or self._claims else _TICK_S
+            if self._running or self._troubles or self._claims:
+                pause_s = _RETRY_S if self._troubles or self._claims or self._forgotten else _TICK_S
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await news.wait()
@@ -186,6 +188,7 @@ class Voter:
             if self._current(self.home) == generation and self._is_mine(self.home, "etcd"):
                 raise Conflict("this node's etcd holds the cluster's state already")
             self._prepared.clear()
+            self._forgotten.clear()
             for former in {generation, *self._running} - self._wanted():  # they use the same ports
                 await self._drop(former)
             await self._drop(generation)
@@ -286,10 +289,11 @@ class Voter:
         confirmed = self._current(home) if self._is_mine(home, "etcd") else None
         for generation in [one for one, until_ms in self._prepared.items() if until_ms <= now_ms or one == confirmed]:
             del self._prepared[generation]
+        self._forgotten = {one for one in self._forgotten if one > home.generation}
 
     def _wanted(self) -> set[int]:
         """Generations of the members that have to run."""
-        home, wanted = self.home, set(self._prepared)
+        home, wanted = self.home, {*self._prepared, *self._forgotten}
         if self._is_mine(home, "etcd") and (current := self._current(home)) is not None:
             wanted.add(current)
         target = home.target
@@ -372,16 +376,15 @@ class Voter:
 
     async def _peek(self) -> None:
         """A member whose purpose was forgotten may hold the home: what was agreed last was not seen before a crash."""
-        for generation in self._prepared.keys() & self._running.keys():
-            if generation > self.home.generation and self._known[generation].was_started:
-                target = StateHome(kind="etcd", hosts=(self.place.node_id,), generation=generation)
-                with suppress(OllamaMaxError, TimeoutError):
-                    store = await self.store(target)
-                    try:
-                        async with asyncio.timeout(_ASK_MS / 1000.0):
-                            self._believe(await store.get(HOME_KEY))
-                    finally:
-                        await store.close()
+        for generation in self._forgotten & self._running.keys():
+            target = StateHome(kind="etcd", hosts=(self.place.node_id,), generation=generation)
+            with suppress(OllamaMaxError, TimeoutError):
+                store = await self.store(target)
+                try:
+                    async with asyncio.timeout(_ASK_MS / 1000.0):
+                        self._believe(await store.get(HOME_KEY))
+                finally:
+                    await store.close()
 
     async def _hear_claims(self) -> None:
         for generation, record in list(self._claims.items()):

@@ -57,7 +57,7 @@ def test_sensitive_layers_get_more_bits() -> None:
 
 
 def test_tied_embeddings_stand_in_for_the_output() -> None:
-    assert mixture("Q4_K", {"token_embd.weight": ((256, 8), 30)}) == {"token_embd.weight": "Q6_K"}
+    assert mixture("Q4_K", {"token_embd.weight": ((256, 8), 1)}) == {"token_embd.weight": "Q6_K"}
     assert mixture("Q4_K_S", {"token_embd.weight": ((64, 8), 0)}) == {"token_embd.weight": "Q8_0"}
     assert mixture("Q8_0", {"token_embd.weight": ((256, 8), 0)}) == {"token_embd.weight": "Q8_0"}
 

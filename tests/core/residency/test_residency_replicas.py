@@ -1,11 +1,17 @@
 """Replicas that are kept for placements, and several of one model on one machine."""
 
+import random
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from residency_driver import BROKEN, Driver, failures
 
 from ollamamax.core.errors import NoMemory, ShuttingDown
 from ollamamax.core.residency.events import (
+    Effect,
     Exited,
+    Fail,
     Grant,
     LetGo,
     Loaded,
@@ -203,3 +209,60 @@ def test_a_drain_ends_all(driver: Driver) -> None:
     driver.send(Stopped("b"))
     assert driver.keys == []
     driver.load_idle("a")
+
+
+class Machine:
+    """Random events; each request is answered once, and what is kept is not stopped for others' sake."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.driver = Driver(keep_alive_ms=1_000)
+        self.open: set[int] = set()
+        self.waiting: set[int] = set()
+
+    def see(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Grant):
+                assert effect.request_id in self.waiting, "R11"
+                self.waiting.remove(effect.request_id)
+                self.open.add(effect.request_id)
+            elif isinstance(effect, Fail):
+                assert effect.request_id in self.waiting, "R11"
+                self.waiting.remove(effect.request_id)
+            elif isinstance(effect, StopRunner):
+                assert effect.reason in ("reload", "load_timeout") or not self.driver.runner(effect.key).kept_for, "R16"
+
+    def step(self) -> None:
+        driver, dice = self.driver, self.dice
+        runners = driver.machine.runners
+        one = dice.choice(runners) if runners else None
+        choice = dice.randrange(8)
+        if choice < 3 or one is None:
+            key, ctx_tokens = dice.choice("ab"), dice.choice((512, 512, 1024))
+            self.waiting.add(driver.next_id)
+            keep_for = key if dice.random() < 0.3 else ""
+            self.see(driver.acquire(key, need=dice.choice((100, 300)), ctx_tokens=ctx_tokens, keep_for=keep_for))
+        elif choice == 3 and self.open | self.waiting:
+            request_id = dice.choice(sorted(self.open | self.waiting))
+            self.open.discard(request_id)
+            self.waiting.discard(request_id)
+            self.see(driver.send(Release(request_id, is_completed=True)))
+        elif choice == 4:
+            self.see(driver.send(LetGo(one.key)))
+        elif choice == 5:
+            self.see(driver.wait(dice.choice((10, 600, 2_000))))
+        elif one.phase is Phase.LOADING:
+            self.see(driver.send(Loaded(one.key) if dice.random() < 0.7 else LoadFailed(one.key, BROKEN)))
+        elif one.phase is Phase.STOPPING:
+            self.see(driver.send(Stopped(one.key)))
+        elif one.phase is Phase.READY and dice.random() < 0.3:
+            self.open -= one.serving
+            self.see(driver.send(Exited(one.key, "killed")))
+
+
+@given(st.integers(0, 1 << 32))
+@settings(max_examples=200, deadline=None)
+def test_random_events(seed: int) -> None:
+    machine = Machine(seed)
+    for _ in range(80):
+        machine.step()

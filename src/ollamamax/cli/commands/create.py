@@ -15,6 +15,9 @@ def command(
     quantize: Annotated[
         str, typer.Option("--quantize", "-q", help="Quantise to this type: q8_0, q4_K_M, q4_K_S.")
     ] = "",
+    nodes: Annotated[
+        str, typer.Option("--nodes", help="Then there, too: all, how many, or labels.", metavar="all|N|KEY=VALUE,...")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON when it is done, and no progress.")] = False,
 ) -> None:
     """Make a model from a Modelfile: from GGUF files, a directory of safetensors, or another model.
@@ -35,11 +38,15 @@ def command(
     from ollamamax.cli.client import connect
     from ollamamax.cli.output import print_json
     from ollamamax.cli.progress import ProgressView
+    from ollamamax.cli.transferring import spread
 
     plan = read_plan(file)
     for warning in plan.modelfile.warnings:
         sys.stderr.write(f"Warning: {warning}\n")
-    with connect() as client, ProgressView(quiet=as_json) as view:
-        done = create(client, model, plan, quantize=quantize, view=view)
+    with connect() as client:
+        with ProgressView(quiet=as_json) as view:
+            done = create(client, model, plan, quantize=quantize, view=view)
+        if nodes:
+            spread(client, model, nodes, quiet=as_json)
     if as_json:
         print_json(done | {"model": model})

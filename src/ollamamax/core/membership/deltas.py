@@ -3,7 +3,7 @@
 A *message* is msgpack: the node, its instance (drawn at each start), a sequence number, whether it is whole, and
 sections by name::
 
-    base                name, versions, addresses, role, revision, draining, queued, settings_version
+    base                name, versions, addresses, role, revision, draining, queued, settings_version, state_generation
     memory              free and total memory, GPUs
     loaded              what its own engine has in memory
     engines             names, in order; an engine that is not named is gone
@@ -44,6 +44,7 @@ class _Base(Struct, frozen=True, kw_only=True):
     draining: bool = False
     queued: int = 0
     settings_version: int = 0
+    state_generation: int = 0
 
 
 class _Memory(Struct, frozen=True, kw_only=True):

@@ -55,7 +55,7 @@ def of_directory(texts: Mapping[str, bytes], tensors: Mapping[str, Sequence[Stor
         if not tokenizer and SENTENCEPIECE not in texts:
             raise BadRequest(f"{TOKENIZER} and {SENTENCEPIECE} are missing: give all files of the model's directory")
         vocabulary = hf_tokenizer.read(texts.get(SENTENCEPIECE), tokenizer, told, raw, config.vocabulary)
-    except (KeyError, TypeError, ValueError, AttributeError, struct.error) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
         raise GgufError(f"the model's description is damaged: {error!r}") from error
     planned = _planned(config, tensors)
     largest = max(planned, key=lambda tensor: tensor.size_bytes)

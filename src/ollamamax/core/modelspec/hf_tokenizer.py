@@ -19,6 +19,7 @@ from ollamamax.core.modelspec.hf_config import REMEDY
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5
 _ADDED_SCORE: Final = -1000.0
 _UNUSED_SCORE: Final = -10_000.0
+_MAX_TOKENS: Final = 1 << 22
 _SPACE: Final = "\u2581"
 
 _WORDS: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -50,7 +51,9 @@ class _Tokens(Struct):
     scores: list[float]
 
     def pad(self, count: int) -> None:
-        """Fill up with tokens that never occur."""
+        """Fill up with tokens that never occur. Raises: ValueError for more than any vocabulary has."""
+        if count > _MAX_TOKENS:
+            raise ValueError(f"a vocabulary of {count} tokens")
         for number in range(len(self.texts), count):
             self.texts.append(f"[PAD{number}]")
             self.kinds.append(_UNUSED)

@@ -46,7 +46,7 @@ def parse(data: bytes) -> Vocabulary:
                 pieces.append(_piece(value))
             elif field == _NORMALIZER and isinstance(value, bytes):
                 adds_space = bool(dict(_fields(value)).get(_DUMMY_PREFIX, 1))
-    except (struct.error, IndexError, ValueError, TypeError) as error:
+    except (struct.error, LookupError, ValueError, TypeError) as error:
         raise GgufError(f"tokenizer.model is damaged: {error}") from error
     if not pieces:
         raise GgufError("tokenizer.model holds no tokens: it is no SentencePiece model")

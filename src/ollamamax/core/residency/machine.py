@@ -336,12 +336,9 @@ class Residency:
             del self._pending[request.request_id]
             self._effects.append(Fail(request.request_id, all_kept(request)))
             return True
-        if not free:  # one is launched anew as the request wants it, and kept again when that is over
-            victim = min(own, key=lambda one: one.load)
-            self._condemn(victim, "reload")
-            return victim.key not in self._runners
-        victim = min(idle or free, key=lambda runner: runner.eviction_rank)
-        self._condemn(victim, "evicted")
+        # Where all are kept, one of the request's own model is launched anew as it wants it.
+        victim = min(idle or free or own, key=lambda runner: runner.eviction_rank)
+        self._condemn(victim, "evicted" if free else "reload")
         return victim.key not in self._runners
 
     def _launch(self, request: Acquire, sizing: Sizing, now_ms: float) -> None:
@@ -363,8 +360,6 @@ class Residency:
         runner.phase = Phase.LOADING
         runner.deadline_ms = now_ms + timeout_ms if timeout_ms > 0 else _NEVER_MS
         self._effects.append(StartLoad(runner.spec, runner.need_bytes))
-
-    # -- small steps -------------------------------------------------------------------------------------------------
 
     def _condemn(self, runner: Runner, reason: str) -> None:
         """It is to go, for the first reason given; at once if nobody needs it."""
