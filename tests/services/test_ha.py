@@ -19,7 +19,10 @@ async def world() -> AsyncIterator[World]:
 
 
 async def enable(node: HaNode, voters: int = 3, *names: str) -> list[str]:
-    return await node.world.told(node.ha.enable(voters, names, False))
+    steps = await node.world.told(node.ha.enable(voters, names, False))
+    there = [one for one in node.world.nodes if one.is_up]
+    await node.world.eventually(lambda: all(one.replica.catalog.home.kind == "etcd" for one in there))
+    return steps
 
 
 async def are_at(world: World, kind: str, *names: str) -> None:

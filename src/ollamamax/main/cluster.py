@@ -156,7 +156,23 @@ class ClusterPart:
         await self._listen(node, stack)
         self.replica.watch(self._on_catalog)
         self.replica.watch_contact(self._on_contact)
-        self.cluster = Cluster(
+        self.cluster = self._shown(facts, start_anew)
+        for name, work in (
+            ("facts", facts.run()),
+            ("fact sheet", self._sheet.run()),
+            ("membership", self._membership.run()),
+            ("renewal", self._renewal.run()),
+            ("models", self.models.run()),
+            ("standing", standing.run()),
+            ("ha", self.ha.run()),
+        ):
+            loops.start(work, name)
+        self.placement.start(loops, stack)
+        stack.push_async_callback(standing.close)
+
+    def _shown(self, facts: NodeFactsSource, start_anew: Callable[[], None]) -> Cluster:
+        """The whole, for people."""
+        return Cluster(
             self._me.node_id,
             self.replica,
             self._roots.control,
@@ -177,18 +193,6 @@ class ClusterPart:
             ),
             self.placement.drains,
         )
-        for name, work in (
-            ("facts", facts.run()),
-            ("fact sheet", self._sheet.run()),
-            ("membership", self._membership.run()),
-            ("renewal", self._renewal.run()),
-            ("models", self.models.run()),
-            ("standing", standing.run()),
-            ("ha", self.ha.run()),
-        ):
-            loops.start(work, name)
-        self.placement.start(loops, stack)
-        stack.push_async_callback(standing.close)
 
     async def _stand(self) -> Standing:
         """Papers that are good, and that are this process's alone. Raises: CertificateRefused, NodeConflict."""

@@ -35,16 +35,16 @@ class Jobs:
         told = 0
         while True:
             news.clear()
-            for step in steps[told:]:
+            while told < len(steps):
                 told += 1
-                yield step
-            if task.done():
-                if task.cancelled():
-                    raise Conflict(f"the node is stopping: {what} was broken off")
-                task.result()
-                return
-            if told == len(steps):
+                yield steps[told - 1]
+            if not task.done():
                 await news.wait()
+            elif told == len(steps):
+                break
+        if task.cancelled():
+            raise Conflict(f"the node is stopping: {what} was broken off")
+        task.result()
 
     async def close(self) -> None:
         """Idempotent."""

@@ -102,6 +102,8 @@ async def _before(closing: asyncio.Future[Any], coming: Awaitable[_T]) -> _T:
         if not waiting.done():
             waiting.cancel()
             await asyncio.wait((waiting,))
+        if not waiting.cancelled():
+            waiting.exception()  # seen: the reader may have gone at the same moment
 
 
 def _decoded(body: bytes, kind: type[_T]) -> _T:

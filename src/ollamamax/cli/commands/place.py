@@ -1,10 +1,12 @@
 """`ollamamax place`, `ollamamax placements`."""
 
 import sys
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from ollamamax.cli.client import Client
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -37,38 +39,51 @@ def place(
       ollamamax place llama3.2 --remove
     """
     from ollamamax.cli.client import connect
-    from ollamamax.cli.output import print_json
-    from ollamamax.cli.placing import (
-        labels_of,
-        milliseconds,
-        placement_path,
-        placement_text,
-        plan_text,
-        wait_until_ready,
-    )
+    from ollamamax.cli.placing import labels_of, milliseconds, placement_path
 
-    path = placement_path(model)
+    pins = pin or []
+    wish: dict[str, Any] = {
+        "replicas": max(replicas, len(set(pins))),
+        "pins": pins,
+        "labels": labels_of(on or []),
+        "max_replicas": max_replicas,
+        "idle_ms": milliseconds(idle, "--idle"),
+    }
+    wait_s = milliseconds(timeout, "--timeout") / 1000 if wait else None
     with connect() as client:
         if remove:
-            client.delete(path)
-            print_json({"name": model}) if as_json else sys.stdout.write(f"'{model}' is not placed any more\n")
-            return
-        pins = pin or []
-        wish: dict[str, Any] = {
-            "replicas": max(replicas, len(set(pins))),
-            "pins": pins,
-            "labels": labels_of(on or []),
-            "max_replicas": max_replicas,
-            "idle_ms": milliseconds(idle, "--idle"),
-        }
-        if explain:
-            plan = client.post(f"{path}/explain", wish)
-            print_json(plan) if as_json else sys.stdout.write(plan_text(plan))
-            return
-        placed = client.put(path, wish)
-        if wait:
-            placed = wait_until_ready(client, model, milliseconds(timeout, "--timeout") / 1000, _sayer(as_json))
-    print_json(placed) if as_json else sys.stdout.write(placement_text(placed))
+            client.delete(placement_path(model))
+            _show({"name": model}, f"'{model}' is not placed any more\n", as_json)
+        elif explain:
+            _explain(client, model, wish, as_json)
+        else:
+            _place(client, model, wish, wait_s, as_json)
+
+
+def _explain(client: "Client", model: str, wish: dict[str, Any], as_json: bool) -> None:
+    from ollamamax.cli.placing import placement_path, plan_text
+
+    plan = client.post(f"{placement_path(model)}/explain", wish)
+    _show(plan, plan_text(plan), as_json)
+
+
+def _place(client: "Client", model: str, wish: dict[str, Any], wait_s: float | None, as_json: bool) -> None:
+    from ollamamax.cli.placing import placement_path, placement_text, wait_until_ready
+    from ollamamax.cli.progress import ProgressView
+
+    placed = client.put(placement_path(model), wish)
+    if wait_s is not None:
+        placed = wait_until_ready(client, model, wait_s, ProgressView(quiet=as_json).say)
+    _show(placed, placement_text(placed), as_json)
+
+
+def _show(answer: Any, text: str, as_json: bool) -> None:
+    from ollamamax.cli.output import print_json
+
+    if as_json:
+        print_json(answer)
+    else:
+        sys.stdout.write(text)
 
 
 def placements(
@@ -77,20 +92,13 @@ def placements(
 ) -> None:
     """List the models that were placed: desired, ready and missing replicas, where, and why."""
     from ollamamax.cli.client import connect
-    from ollamamax.cli.output import harmless, print_json
+    from ollamamax.cli.output import harmless
     from ollamamax.cli.placing import placement_path, placements_table
 
     with connect() as client:
         if model:
             one = client.get(placement_path(model))
-            text = f"{placements_table([one])}\n{harmless(one['explanation'])}\n"
-            print_json(one) if as_json else sys.stdout.write(text)
+            _show(one, f"{placements_table([one])}\n{harmless(one['explanation'])}\n", as_json)
             return
         found = client.get("/admin/v1/placements")["placements"]
-    print_json(found) if as_json else sys.stdout.write(placements_table(found))
-
-
-def _sayer(quiet: bool) -> Callable[[str], None]:
-    from ollamamax.cli.progress import ProgressView
-
-    return ProgressView(quiet=quiet).say
+    _show(found, placements_table(found), as_json)

@@ -24,9 +24,9 @@ class NodeView(Struct, frozen=True, kw_only=True):
 
     role: in the mesh, "router", "client" or "" if not known.  models: how many it offers.  loaded: names of those in
     memory.  level: of the catalog that its program knows.  protocol: the versions of the talk between nodes that it
-    speaks, as "1" or "1-2"; "" if not known.  slots, slots_used: of all its engines.  queued: requests that wait there.  replicas: of placed models, that
-    are assigned to it.  drain_deadline_ns: 0 = it is not drained, or may take as long as it takes.  prefill_tps,
-    decode_tps: of its fastest engine, per stream; 0 = not measured.
+    speaks, as "1" or "1-2"; "" if not known.  slots, slots_used: of all its engines.  queued: requests that wait there.
+    replicas: of placed models, that are assigned to it.  drain_deadline_ns: 0 = it is not drained, or may take as long
+    as it takes.  prefill_tps, decode_tps: of its fastest engine, per stream; 0 = not measured.
     """
 
     name: str
