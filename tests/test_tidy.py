@@ -20,6 +20,7 @@ ENTRY_POINTS = {
     "ollamamax.cli.app",  # the console script
     "ollamamax.__main__",  # python -m ollamamax
     "ollamamax.adapters.engines.llamacpp_child",  # the engine's process
+    "ollamamax.adapters.engines.gguf_child",  # the process that makes a GGUF
     "ollamamax.settings_docs",  # make docs
 }
 

@@ -23,6 +23,7 @@ from ollamamax.core.errors import BadRequest, EngineCrashed, GgufError, GgufTrun
 from ollamamax.core.modelspec.gguf import parse
 from ollamamax.core.types import GgufJob
 from ollamamax.testing.clock import SeededDice
+from sentencepiece_bytes import model as sentencepiece_model
 from split_files import split
 
 TINY = Path(ollamamax.__file__).parent / "data/tiny/tiny.gguf"
@@ -162,18 +163,38 @@ async def test_a_converted_model_answers_as_transformers_computes_it(
     letters = [marks[chr(byte) if byte in hf.BYTES else hf.alphabet()[byte]] for byte in prompt.encode()]
     ids = [256, *merged(letters, (ord("h"), ord("e")), 259)]
     expected = hf.log_probabilities(config, left, ids)
+    found = await best(path, prompt, len(ids))
+    assert found == pytest.approx(sorted(expected)[-5:], abs=0.02 if dtype == "F32" else 0.08)
+
+
+async def test_a_converted_sentencepiece_model_answers_as_it_ought_to(tmp_path: Path) -> None:
+    config = hf.config(bos_token_id=1, eos_token_id=2)
+    tensors = hf.weights(config)
+    tensors["lm_head.weight"][:3] = 0  # an answer, not its end
+    files = hf.write(tmp_path / "hf", config, tensors)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        files.pop(name)
+    files["tokenizer.model"] = tmp_path / "hf" / "tokenizer.model"
+    pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3)]
+    pieces += [(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)] + [("ab", -1.0, 1), ("a", -2.0, 1), ("b", -2.0, 1)]
+    files["tokenizer.model"].write_bytes(sentencepiece_model(list(pieces), prefix=0))
+    path = await made(tmp_path / "new.gguf", files)
+    ids = [1, *(3 + byte for byte in b"(("), 259, *(3 + byte for byte in b"))")]
+    found = await best(path, "((ab))", len(ids))
+    assert found == pytest.approx(sorted(hf.log_probabilities(config, tensors, ids))[-5:], abs=0.02)
+
+
+async def best(path: Path, prompt: str, prompt_tokens: int) -> list[float]:
+    """The five largest log probabilities of what follows, in rising order."""
     engine = await launched(path)
     try:
         chunks = await answer(engine, ask(prompt, num_predict=1, raw=True, logprobs=True, top_logprobs=5))
     finally:
         await engine.close()
     stats = next(chunk.stats for chunk in chunks if chunk.stats is not None)
-    assert stats.prompt_tokens == len(ids)
+    assert stats.prompt_tokens == prompt_tokens
     first = next(each for chunk in chunks for each in chunk.logprobs)
-    best = np.sort(expected)[::-1][:5]
-    assert [each.logprob for each in first.top] == pytest.approx(list(best), abs=0.08)
-    if dtype == "F32":
-        assert [each.logprob for each in first.top] == pytest.approx(list(best), abs=0.02)
+    return sorted(each.logprob for each in first.top)
 
 
 def merged(ids: list[int], pair: tuple[int, int], number: int) -> list[int]:
@@ -267,6 +288,17 @@ async def test_a_child_that_dies_is_told(tmp_path: Path) -> None:
             child.kill()
         with pytest.raises(EngineCrashed, match=r"was killed by signal 9 \(SIGKILL\)"):
             assert [piece async for piece in making.body()]
+
+
+async def test_a_child_that_fails_before_it_can_tell_is_told(tmp_path: Path) -> None:
+    with pytest.raises(EngineCrashed, match="exited with code 1: ValueError: embedded null byte"):
+        await made(tmp_path / "new.gguf", {"m": tmp_path / "a\0b"})
+
+
+async def test_no_child_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
+    with pytest.raises(EngineCrashed, match="could not be started: "):
+        await made(tmp_path / "new.gguf", {"m": TINY})
 
 
 async def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:

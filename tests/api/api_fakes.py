@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 from fake_cluster import FakeCluster
 from fake_ha import FakeHa
+from fake_placements import FakePlacements
 from fake_settings import FakeOwnSettings, FakeShared
 
 from ollamamax.adapters.network.sockets import listening
@@ -204,6 +205,7 @@ class Node:
         self.cluster = None if alone else FakeCluster()
         self.shared = None if alone else FakeShared()
         self.ha = None if alone else FakeHa()
+        self.placements = None if alone else FakePlacements()
         self.gateway = FakeGateway()
         self.library = FakeLibrary()
         self.fleet = FakeFleet()
@@ -228,6 +230,7 @@ class Node:
             settings=FakeOwnSettings(),
             shared=self.shared,
             ha=self.ha,
+            placements=self.placements,
         )
         self.listener: Listener
         self.client: httpx.AsyncClient

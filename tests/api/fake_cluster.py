@@ -81,6 +81,14 @@ class FakeCluster:
         state = NodeState.CORDONED if cordoned else NodeState.READY
         self.known[node] = replace(self.node(node), state=state)
 
+    async def drain(self, node: str, timeout_ms: int, on_timeout: str) -> None:
+        self._write("drain", node, timeout_ms, on_timeout)
+        self.known[node] = replace(self.node(node), state=NodeState.DRAINING)
+
+    async def undrain(self, node: str) -> None:
+        self._write("undrain", node)
+        self.known[node] = replace(self.node(node), state=NodeState.READY)
+
     async def label(self, node: str, put: Mapping[str, str], drop: Sequence[str]) -> None:
         self._write("label", node, dict(put), list(drop))
         self.known[node] = replace(self.node(node), labels=dict(put))

@@ -88,6 +88,22 @@ def test_a_directory_and_no_modelfile(cli: Cli, folder: Path) -> None:
     assert created(cli) == {"model": "mine", "files": {"w.gguf": DIGEST}}
 
 
+def test_what_belongs_together_is_sent(cli: Cli, folder: Path) -> None:
+    parts = [f"p-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    for name in parts:
+        (folder / name).write_bytes(WEIGHTS)
+    (folder / "Modelfile").write_text(f"FROM ./{parts[1]}\n")
+    assert cli("create", "mine").code == 0
+    assert created(cli)["files"] == dict.fromkeys(parts, DIGEST)
+    (folder / "hf").mkdir()
+    kept = ["model-1.safetensors", "model-2.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"]
+    for name in [*kept, "consolidated.safetensors", "README.md"]:
+        (folder / "hf" / name).write_bytes(WEIGHTS)
+    (folder / "Modelfile").write_text("FROM ./hf\n")
+    assert cli("create", "mine").code == 0
+    assert created(cli)["files"] == dict.fromkeys(kept, DIGEST)
+
+
 def test_from_another_model(cli: Cli, folder: Path) -> None:
     (folder / "Modelfile").write_text('FROM tiny\nSYSTEM ""\n')
     done = cli("create", "mine", "--json")

@@ -107,9 +107,11 @@ def test_several_replicas_on_one_machine(cluster: Cluster) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda n: answer(only, prompt=f"{n}", num_predict=8), range(24)))
     assert all(one["done"] for one in answers)
-    for process in only.children():
-        if process.name().startswith("llama"):
-            process.kill()
+    killed = [process for process in only.children() if "llamacpp_child" in " ".join(process.cmdline())]
+    for process in killed:
+        process.kill()
+    assert len(killed) == 2
+    eventually("both are missed", lambda: "engine ended by itself" in only.log)
     eventually("both are back", lambda: ready_on(only) == {"n1": 2})
     only.kill()
     only.start()
@@ -229,3 +231,24 @@ def test_a_model_is_put_on_other_nodes_ahead_of_time(three: Cluster) -> None:
     see_each_other(three.nodes)
     cli(first, "create", "chain", "-f", str(first.folder / "Modelfile"), "--nodes", "all")
     assert has_file(third, "chain")
+
+
+def test_what_is_left_when_a_drains_time_is_over_is_ended(cluster: Cluster) -> None:
+    only = cluster.found()
+    write_llama(only.folder / "chain.gguf", chain=True, context=200_000)
+    add_model(only.url, "chain", only.folder / "chain.gguf")
+    endless = {"num_predict": 190_000, "num_ctx": 195_000, "temperature": 0}
+    body = {"model": "chain", "prompt": "a1", "options": endless}
+    with httpx.stream("POST", f"{only.url}/api/generate", json=body, timeout=LIMIT_S) as got:
+        lines = got.iter_lines()
+        next(lines)
+        late = cli(only, "node", "drain", "n1", "--timeout", "1s", "--on-timeout", "keep", check=False)
+        assert (late.returncode, "1 answers under way" in late.stderr) == (1, True)
+        cli(only, "node", "drain", "n1", "--timeout", "1s", "--on-timeout", "stop", "--no-wait")
+        assert "error" in json.loads(list(lines)[-1])
+    eventually("it is empty", lambda: states(only)["n1"] == "drained")
+    refused = only.ask("POST", "/api/generate", {"model": "tiny", "prompt": "x", "stream": False})
+    assert refused.status_code == 503, refused.text
+    assert "is being drained" in refused.text
+    cli(only, "node", "undrain", "n1")
+    assert answer(only, num_predict=2)["done"]

@@ -1,14 +1,17 @@
 """Models made by /api/create and the command line: quantised, of parts, of a directory of safetensors."""
 
+import contextlib
 import hashlib
-import os
+import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import pytest
-from nodes import LIMIT_S, Node, request
+from nodes import LIMIT_S, Node, eventually, request
 
 import hf_directory as hf
 from models import chain_text, write_llama
@@ -94,6 +97,49 @@ def test_quantising_on_the_command_line(shared_node: Node, tmp_path: Path) -> No
     assert answer(shared_node, "by-hand", "a", 10) == chain_text("a", 10)
 
 
+def begun(node: Node, folder: Path) -> "contextlib.AbstractContextManager[psutil.Process]":
+    """Within it a model is quantised, which takes a while; the process that does it. Leaving is a client that goes."""
+    digest = sent(node, write_llama(folder / "large.gguf", width=512, layers=16))
+
+    @contextlib.contextmanager
+    def working() -> Iterator[psutil.Process]:
+        body = {"model": "large", "files": {"large.gguf": digest}, "quantize": "q4_K_M"}
+        with httpx.stream("POST", f"{node.url}/api/create", json=body, timeout=LIMIT_S) as reply:
+            lines = (json.loads(line) for line in reply.iter_lines())
+            assert next(line for line in lines if line.get("completed"))["status"].startswith("quantizing")
+            (child,) = node.children()
+            yield child
+
+    return working()
+
+
+def test_a_client_that_leaves_ends_the_work(new_node: Callable[..., Node], tmp_path: Path) -> None:
+    node = new_node()
+    with begun(node, tmp_path) as child:
+        pass
+    eventually("the child has ended", lambda: ended(child))
+    blobs = Path(node.env()["OLLAMA_MODELS"]) / "blobs"
+    eventually("what it wrote is gone", lambda: not list(blobs.glob("sha256-incoming-*")))
+    assert node.models() == {"tiny:latest"}
+
+
+def test_a_node_that_is_killed_takes_the_work_with_it(new_node: Callable[..., Node], tmp_path: Path) -> None:
+    node = new_node()
+    with contextlib.suppress(httpx.TransportError), begun(node, tmp_path) as child:
+        node.kill()
+        eventually("the child has ended", lambda: ended(child))
+    assert ended(child)
+    node.start()
+    assert node.models() == {"tiny:latest"}
+
+
+def ended(child: psutil.Process) -> bool:
+    try:
+        return child.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def test_parts_of_a_gguf(shared_node: Node, tmp_path: Path) -> None:
     parts = split(write_llama(tmp_path / "whole.gguf", chain=True), 3)
     (tmp_path / "whole.gguf").unlink()
@@ -143,50 +189,3 @@ def test_other_architectures(shared_node: Node, tmp_path: Path) -> None:
     done = cli(shared_node, tmp_path, "create", "strange")
     assert done.returncode == 1
     assert "PhiMoEForCausalLM can't be converted here; convert it with llama.cpp's convert_hf_to_gguf.py" in done.stderr
-
-
-def test_an_existing_folder_of_ollamas_is_used_as_it_is(new_node: Any, tmp_path: Path) -> None:
-    """Laid out as Ollama does, and not to be written: its models are listed and run, and not a byte of it changes."""
-    root = tmp_path / "ollama"
-    blobs = root / "blobs"
-    blobs.mkdir(parents=True)
-    weights = blob(blobs, write_llama(tmp_path / "w.gguf", chain=True).read_bytes())
-    config = blob(blobs, b'{"model_format":"gguf","model_family":"llama","model_type":"1M","file_type":"F16"}')
-    parameters = blob(blobs, b'{"num_predict":7,"temperature":0}')
-    image = "application/vnd.ollama.image"
-    manifest = (
-        '{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.v2+json",'
-        f'"config":{{"mediaType":"application/vnd.docker.container.image.v1+json",{config}}},'
-        f'"layers":[{{"mediaType":"{image}.model",{weights}}},{{"mediaType":"{image}.params",{parameters}}}]}}'
-    )
-    for tag in ("manifests/registry.ollama.ai/library/chain/7b", "manifests/hf.co/someone/chain/Q8_0"):
-        (root / tag).parent.mkdir(parents=True)
-        (root / tag).write_text(manifest)
-    for path in (root, *root.rglob("*")):
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    before = state(root)
-    node = new_node(OLLAMA_MODELS=str(root))
-    names = {each["name"] for each in node.get("/api/tags").json()["models"]}
-    assert {"chain:7b", "hf.co/someone/chain:Q8_0"} <= names
-    for name in ("chain:7b", "hf.co/someone/chain:Q8_0"):
-        body = {"model": name, "prompt": "a", "raw": True, "stream": False}
-        assert node.ask("POST", "/api/generate", body).json()["response"] == chain_text("a", 7)
-    assert node.stop() == 0
-    now = state(root)
-    assert {path: now[path] for path in before} == before
-    added = {path for path in now if path not in before and path.is_file()}
-    assert os.geteuid() == 0 or added == set()
-    assert not any(path.stat().st_size == (tmp_path / "w.gguf").stat().st_size for path in added)
-
-
-def blob(folder: Path, data: bytes) -> str:
-    """Writes it; its digest and size as a manifest has them."""
-    digest = hashlib.sha256(data).hexdigest()
-    (folder / f"sha256-{digest}").write_bytes(data)
-    return f'"digest":"sha256:{digest}","size":{len(data)}'
-
-
-def state(root: Path) -> dict[Path, tuple[int, int, int, int]]:
-    """Files: their inode, size, time of change and mode."""
-    found = {path: path.stat() for path in root.rglob("*") if path.is_file()}
-    return {path: (each.st_ino, each.st_size, each.st_mtime_ns, each.st_mode) for path, each in found.items()}

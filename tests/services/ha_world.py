@@ -35,7 +35,8 @@ from ollamamax.services.ha_move import HomeMover
 from ollamamax.services.replica import Replica
 from ollamamax.services.state_home import HomeState
 from ollamamax.services.state_host import StateHost
-from ollamamax.services.voter import Place, Voter
+from ollamamax.services.voter import Voter
+from ollamamax.services.voter_members import Place
 from ollamamax.testing.clock import FakeClock, SeededDice
 from ollamamax.testing.etcd import MemoryEtcds, MemorySeats
 from ollamamax.testing.peers import MemoryPeers
@@ -59,8 +60,11 @@ class OwnTwin:
         self.node_id = node_id
         self.clock = clock
         self.files: dict[int, KeptState] = {}
+        self.fault: Exception | None = None
 
     async def find(self, make: bool) -> tuple[MemoryState | None, StateHome]:
+        if self.fault is not None:
+            raise self.fault
         newest = StateHome()
         for _, store in sorted(self.files.items(), reverse=True):
             home = Catalog.from_range(await store.range("")).home

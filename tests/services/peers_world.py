@@ -97,7 +97,15 @@ class Peers:
         self.membership = FakeMembership()
         self.twins: dict[str, TwinEngine] = {}
         self.own = record_of("here", sequence=1)
-        self.members = PeerMembers(w.fleet, self.membership, self._make, lambda: self.own)
+        self.drained: set[str] = set()
+        """Names of nodes that are being emptied."""
+        self.members = PeerMembers(
+            w.fleet,
+            self.membership,
+            self._make,
+            lambda: self.own,
+            lambda node_id: node_id in map(node_id_of, self.drained),
+        )
 
     def _make(self, node_id: str, name: str) -> TwinEngine:
         node = self.membership.views[node_id].record.name

@@ -3,8 +3,27 @@
 from msgspec.structs import replace
 
 from ollamamax.core.catalog.catalog import Catalog
-from ollamamax.core.catalog.records import SETTINGS_KEY, encode, model_key, node_key, revoked_key
-from ollamamax.core.types import ClusterSettings, ModelEntry, NodeRecord, RevokedNode, StateEntry, StateRange
+from ollamamax.core.catalog.records import (
+    SETTINGS_KEY,
+    assignment_key,
+    drain_key,
+    encode,
+    model_key,
+    node_key,
+    placement_key,
+    revoked_key,
+)
+from ollamamax.core.types import (
+    Assignment,
+    ClusterSettings,
+    Drain,
+    ModelEntry,
+    NodeRecord,
+    Placement,
+    RevokedNode,
+    StateEntry,
+    StateRange,
+)
 from ollamamax.services.catalog_events import changes
 
 A, B = "a" * 16, "b" * 16
@@ -21,7 +40,9 @@ GONE = RevokedNode(node_id=B, name="lost", key_hash="d" * 64, removed_ns=1)
 MODEL = ModelEntry(name="tiny:latest", digest="e" * 64, size_bytes=1, changed_ns=1)
 
 
-def catalog(*records: NodeRecord | RevokedNode | ModelEntry | ClusterSettings) -> Catalog:
+def catalog(
+    *records: NodeRecord | RevokedNode | ModelEntry | ClusterSettings | Placement | Assignment | Drain,
+) -> Catalog:
     entries = []
     for number, record in enumerate(records, 1):
         match record:
@@ -33,6 +54,12 @@ def catalog(*records: NodeRecord | RevokedNode | ModelEntry | ClusterSettings) -
                 key = model_key(record.name)
             case ClusterSettings():
                 key = SETTINGS_KEY
+            case Placement():
+                key = placement_key(record.name)
+            case Assignment():
+                key = assignment_key(record.name)
+            case Drain():
+                key = drain_key(record.node_id)
         entries.append(StateEntry(key, encode(record), number, number))
     return Catalog.from_range(StateRange(len(entries), tuple(sorted(entries, key=lambda entry: entry.key))))
 
@@ -79,3 +106,20 @@ def test_what_the_cluster_sets() -> None:
     assert told(catalog(), catalog(first)) == [("settings", "settings, version 1: log.level: unset -> debug")]
     assert told(catalog(first), catalog(second)) == [("settings", "settings, version 2: log.level: debug -> unset")]
     assert told(catalog(second), catalog(second)) == []
+
+
+def test_placements_and_drains() -> None:
+    drain = Drain(node_id=A, since_ns=1)
+    assert told(catalog(NODE), catalog(NODE, drain)) == [("drained", "attic is being emptied")]
+    assert told(catalog(NODE, drain), catalog(NODE)) == [("undrained", "attic is not emptied any more")]
+    removed = told(catalog(NODE, drain), catalog(GONE))
+    assert removed == [("removed", "lost was removed: its certificate is refused")]
+    wish = Placement(name="tiny:latest", replicas=2, changed_ns=1)
+    assert told(catalog(NODE), catalog(NODE, wish)) == [("placed", "model tiny:latest is to have 2 replicas")]
+    assert told(catalog(NODE, wish), catalog(NODE)) == [("unplaced", "model tiny:latest is not placed any more")]
+    decided = Assignment(name="tiny:latest", nodes={A: 1}, decided_ns=1, missing=1)
+    new = catalog(NODE, wish, decided)
+    assert told(catalog(NODE, wish), new) == [("assigned", "model tiny:latest runs on attic, 1 without a place")]
+    assert told(new, catalog(NODE, wish, replace(decided, decided_ns=9))) == []
+    nowhere = catalog(NODE, wish, replace(decided, nodes={}, missing=2))
+    assert told(new, nowhere) == [("assigned", "model tiny:latest runs nowhere, 2 without a place")]

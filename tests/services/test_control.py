@@ -5,9 +5,18 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ollamamax.core.catalog.commands import AddToken, DropToken, FoundCluster, SetCordon, SetLabels
+from ollamamax.core.catalog.commands import (
+    AddToken,
+    BeginMove,
+    DropToken,
+    FinishMove,
+    FoundCluster,
+    SetCordon,
+    SetLabels,
+    UndoMove,
+)
 from ollamamax.core.errors import BadRequest, Conflict, NodeNotFound, NotFound, StateUnavailable
-from ollamamax.core.types import ClusterMeta, NodeRecord, StateTxn, TokenRecord, TxnResult
+from ollamamax.core.types import ClusterMeta, NodeRecord, StateHome, StateTxn, TokenRecord, TxnResult
 from ollamamax.services.control import Control
 from ollamamax.services.replica import Replica
 from ollamamax.testing.clock import FakeClock, SeededDice
@@ -21,6 +30,7 @@ NODE = NodeRecord(
     joined_ns=1,
     key_hash="0" * 64,
     version="0.2.0",
+    level=2,
 )
 META = ClusterMeta(cluster_id="00000000000000c1", name="home", created_ns=1, holder_id=NODE.node_id)
 
@@ -154,3 +164,32 @@ async def test_what_does_not_come_in_by_itself_is_looked_up(
     monkeypatch.setattr(replica, "caught_up", in_vain)
     assert replica.is_following
     assert (await control.run(SetCordon(NODE.node_id, True))).nodes[NODE.node_id].cordoned
+
+
+async def test_it_waits_while_the_state_moves(control: Control, replica: Replica) -> None:
+    """And what ends the move comes through meanwhile."""
+    target = StateHome(kind="etcd", hosts=(NODE.node_id,))
+    moving = (await control.run(BeginMove(target, NODE.node_id))).home.target
+    assert moving is not None
+    waiting = asyncio.create_task(control.run(SetCordon(NODE.node_id, True)))
+    while not waiting.done() and replica.catalog.home.phase == "moving":
+        await control.run(UndoMove(moving))
+    assert (await waiting).nodes[NODE.node_id].cordoned
+
+
+async def test_a_move_without_end_is_told(store: BusyState, control: Control, replica: Replica) -> None:
+    await control.run(BeginMove(StateHome(kind="etcd", hosts=(NODE.node_id,)), NODE.node_id))
+    hasty = Control(store, replica, SeededDice(), limit_ms=300.0)
+    with pytest.raises(StateUnavailable, match=r"within 0\.3 s: node anna is moving"):
+        await hasty.run(SetCordon(NODE.node_id, True))
+
+
+async def test_with_several_holders_a_loss_is_waited_out(store: BusyState, control: Control) -> None:
+    moving = (await control.run(BeginMove(StateHome(kind="etcd", hosts=(NODE.node_id,)), NODE.node_id))).home.target
+    assert moving is not None
+    await control.run(FinishMove(moving))
+    store.cut()
+    waiting = asyncio.create_task(control.run(SetCordon(NODE.node_id, True)))
+    await asyncio.sleep(0)
+    store.cut(False)
+    assert (await waiting).nodes[NODE.node_id].cordoned

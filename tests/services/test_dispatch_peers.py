@@ -25,9 +25,11 @@ from ollamamax.core.errors import (
 )
 from ollamamax.core.membership.detector import PeerState
 from ollamamax.core.resilience.retry_budget import RetryConfig
+from ollamamax.core.routing.predict import RoutingConfig
 from ollamamax.core.types import ChatRequest, Chunk, EmbedRequest, ModelEntry, OutcomeKind
 from ollamamax.services.dispatch import FREE_ATTEMPTS, DispatchConfig
 from ollamamax.services.members import Lease
+from ollamamax.services.router import Router
 from ollamamax.services.trip import Trip
 from ollamamax.testing.engine import TwinEngine
 
@@ -328,6 +330,33 @@ async def test_a_cordoned_node_does_not_fetch_either() -> None:
         peers.agree("c", cordoned=True)
         with pytest.raises(NoCandidate, match="engine 'local' is cordoned; engine 'c/local' is cordoned"):
             await w.ask()
+
+
+async def test_a_node_that_is_assigned_fetches_it_first() -> None:
+    async with cluster() as (w, peers):
+        w.entries[TINY] = ENTRY
+        holder_is_out(peers)
+        for name in ("c", "d"):
+            peers.tell(name, LACKS, free_memory_bytes=1_000_000)
+        w.fleet.tell_free_memory(1_000_000)
+        router = Router(w.fleet, RoutingConfig(), lambda key: {node_id_of("d")} if key == TINY else set())
+        assert router.choose(router.facts(chat())).ranked[0].engine_id == "d/local"
+        peers.tell("d", LACKS, free_memory_bytes=1)
+        assert router.choose(router.facts(chat())).ranked[0].engine_id == "local", "or who can"
+
+
+async def test_a_drained_node_takes_nothing_and_finishes_what_it_has() -> None:
+    async with cluster(None, "b", "c") as (w, peers):
+        peers.drained = {"b"}
+        peers.members.sync()
+        assert [await w.ask() for _ in range(3)] == ["from c"] * 3
+        peers.drained = {"b", "c", "here"}
+        peers.members.sync()
+        with pytest.raises(NoCandidate, match="is being drained"):
+            await w.ask()
+        peers.drained = set()
+        peers.members.sync()
+        assert await w.ask() in ("from b", "from c")
 
 
 async def test_without_a_way_to_fetch_the_engine_says_what_it_lacks() -> None:

@@ -8,7 +8,7 @@ from ha_world import LIMIT_S, HaNode, World
 
 from ollamamax.core.catalog import records
 from ollamamax.core.catalog.commands import BeginMove
-from ollamamax.core.errors import BadRequest, Conflict, NodeNotFound, StateUnavailable
+from ollamamax.core.errors import BadRequest, Conflict, NodeNotFound, StateCorrupt, StateUnavailable
 from ollamamax.core.types import EtcdAlarm, Put, StateHome, StateTxn, TxnResult
 
 
@@ -125,6 +125,22 @@ async def test_all_may_forget_the_last_minute(world: World) -> None:
         await node.start(founds=node is first)
     await are_at(world, "etcd", "n1", "n2", "n3")
     assert await third.has(written)
+
+
+async def test_a_damaged_file_that_was_left_does_no_harm(world: World) -> None:
+    first, second, *_ = world.nodes
+    damaged = StateCorrupt("damaged")
+    first.own.fault = damaged
+    await first.stop()
+    with pytest.raises(StateCorrupt):
+        await first.start(founds=True)
+    first.own.fault = None
+    await first.start(founds=True)
+    await enable(first)
+    first.own.fault = damaged
+    await first.stop()
+    await first.start(founds=True)
+    assert await first.has(await second.write())
 
 
 async def test_one_that_was_away_during_a_move(world: World) -> None:

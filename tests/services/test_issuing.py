@@ -10,6 +10,8 @@ from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 from joining_world import HOUR_MS, Cluster, Member
 
+from ollamamax.adapters.identity.authority import FileAuthority
+from ollamamax.core.catalog import records
 from ollamamax.core.catalog.commands import RemoveNode, SetAddresses
 from ollamamax.core.catalog.join_token import parse, secret_hash
 from ollamamax.core.errors import (
@@ -22,6 +24,7 @@ from ollamamax.core.errors import (
     PeerUnavailable,
     StateUnavailable,
 )
+from ollamamax.core.types import Put, StateHome, StateTxn
 from ollamamax.ports import Caller
 from ollamamax.services import join_wire
 from ollamamax.services.failure_limit import FailureLimit
@@ -178,6 +181,23 @@ async def test_the_holder_away(cluster: Cluster) -> None:
     await cluster.founder.server.close(0)
     with pytest.raises(StateUnavailable, match="node founder, which signs certificates, can't be reached now"):
         await member.issuer.own_certificate(_fresh_request(member))
+
+
+async def test_whoever_of_those_that_hold_the_state_has_the_key_signs(cluster: Cluster) -> None:
+    member, second, third = [await cluster.member(name) for name in ("member", "second", "third")]
+    ids = [cluster.founder.identity.node_id, third.identity.node_id, second.identity.node_id]
+    home = StateHome(kind="etcd", hosts=tuple(sorted(ids)), generation=1)
+    await cluster.state.txn(StateTxn((), (Put(records.HOME_KEY, records.encode(home)),)))
+    second.authority = FileAuthority.load(cluster.folder / "founder" / "cluster", None)
+    await cluster.refreshed(member, second, third)
+    await cluster.founder.server.close(0)
+    assert second.issuer.signs_here
+    certificate = await member.issuer.own_certificate(_fresh_request(member))
+    assert member.store.facts(certificate).node_id == member.identity.node_id
+    token = parse((await member.issuer.create_token(HOUR_MS, 1)).token)
+    assert {*token.addresses} == {one.address for one in (member, second, third, cluster.founder)}
+    joined = await cluster.newcomer("box").join(await member.token(only=third))
+    assert joined.name == "box"
 
 
 async def test_who_lacks_the_key_says_so(cluster: Cluster) -> None:

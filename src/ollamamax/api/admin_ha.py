@@ -86,4 +86,5 @@ class Steps(Response):
         self._steps = steps
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer. Raises: what the work raises before its first step."""
         await progressed(self._call, self._steps, streamed=True, changes_store=False)

@@ -109,6 +109,12 @@ class ClusterPart:
         """What the cluster knows of a model key."""
         return self.replica.catalog.models.get(key)
 
+    def assigned(self, key: str) -> frozenset[str]:
+        """Nodes that a model is placed on, "" = this one."""
+        decided = self.replica.catalog.assignments.get(key)
+        ids = decided.nodes if decided is not None else ()
+        return frozenset("" if node_id == self._me.node_id else node_id for node_id in ids)
+
     def follow_settings(self) -> None:
         """Take over what the cluster says of settings from now on; all parts that heed them are there."""
         self._live.name = lambda: self.name
@@ -386,10 +392,9 @@ class ClusterPart:
             self._sheet.touch()
 
     def _on_contact(self, is_there: bool) -> None:
-        holder = self.replica.catalog.holder
-        name = holder.name if holder is not None else ""
+        name = ", ".join(node.name for node in self.replica.catalog.hosts)
         kind, what = ("holder_back", "is there again") if is_there else ("holder_lost", "can't be reached")
-        text = f"{name or 'the node'} that holds the state {what}"
+        text = f"the cluster's state{name and f' (on {name})'} {what}"
         self._events.add(ClusterEvent(at_ns=self._clock.wall_ns(), kind=kind, node=name, text=text))
         if is_there:
             self.models.touch()

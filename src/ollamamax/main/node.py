@@ -216,7 +216,7 @@ async def _prepare_store(settings: Settings, store: OllamaStore, library: Librar
 
 def _gateway(live: LiveSettings, fleet: Fleet, part: ClusterPart | None, meter: Meter, clock: Clock) -> Gateway:
     settings = live.settings
-    router = Router(fleet, RoutingConfig())
+    router = Router(fleet, RoutingConfig()) if part is None else Router(fleet, RoutingConfig(), part.assigned)
     admission = Admission(settings.queue.max_queue)
     room = WaitingRoom(router, admission, clock)
     budget = RetryBudget(retry_config(settings))

@@ -28,7 +28,8 @@ from ollamamax.services.control import Control
 from ollamamax.services.renewal import require_current
 from ollamamax.services.replica import Replica
 from ollamamax.services.state_home import HomeState
-from ollamamax.services.voter import CLIENT_OFFSET, RAFT_OFFSET, Place, Voter
+from ollamamax.services.voter import Voter
+from ollamamax.services.voter_members import CLIENT_OFFSET, RAFT_OFFSET, Place
 from ollamamax.settings import Settings
 
 _TRIES: Final = 50

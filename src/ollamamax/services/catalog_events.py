@@ -64,9 +64,10 @@ def _placements(old: Catalog, new: Catalog, at_ns: int) -> Iterator[ClusterEvent
         for key, decided in sorted(new.assignments.items()):
             before = old.assignments.get(key)
             if before is None or (before.nodes, before.missing) != (decided.nodes, decided.missing):
-                where = ", ".join(new.nodes[node_id].name for node_id in decided.nodes) or "nowhere"
+                where = ", ".join(new.nodes[node_id].name for node_id in decided.nodes)
+                where = f"on {where}" if where else "nowhere"
                 missing = f", {decided.missing} without a place" if decided.missing else ""
-                yield _event(at_ns, "assigned", "", f"model {decided.name} runs on {where}{missing}")
+                yield _event(at_ns, "assigned", "", f"model {decided.name} runs {where}{missing}")
 
 
 def _event(at_ns: int, kind: str, node: str, text: str) -> ClusterEvent:

@@ -98,14 +98,14 @@ class Cluster:
         views = self.nodes()
         there = [view for view in views if view.state is not NodeState.GONE]
         own = self._facts()
-        meta, holder = catalog.meta, catalog.holder
+        meta = catalog.meta
         lost_since_ms = self._replica.lost_since_ms
         return ClusterStatus(
             cluster_id=meta.cluster_id if meta is not None else "",
             name=meta.name if meta is not None else "",
             created_ns=meta.created_ns if meta is not None else 0,
             this=own.name,
-            holder=holder.name if holder is not None else "",
+            holder=", ".join(node.name for node in catalog.hosts),
             holder_reachable=lost_since_ms is None,
             holder_lost_ms=self._clock.now_ms() - lost_since_ms if lost_since_ms is not None else 0.0,
             revision=catalog.revision,
@@ -212,8 +212,7 @@ class Cluster:
             state = NodeState.CORDONED
         elif state is NodeState.READY and facts is not None and facts.draining:
             state = NodeState.DRAINING
-        holder = catalog.holder
-        told = _told(record, facts, state, age_ms, is_this, holder is not None and holder.node_id == record.node_id)
+        told = _told(record, facts, state, age_ms, is_this, record.node_id in catalog.home.hosts)
         deadline_ns = drain.deadline_ns if drain is not None else 0
         return replace(told, replicas=replicas_on(catalog, record.node_id), drain_deadline_ns=deadline_ns)
 

@@ -245,8 +245,8 @@ class ClusterModels:
 
     def _check_writable(self, purpose: str) -> None:
         if self._replica.lost_since_ms is not None:
-            holder = self._replica.catalog.holder
-            where = f"node '{holder.name}'" if holder is not None else "the node that holds the state"
+            hosts = [f"'{node.name}'" for node in self._replica.catalog.hosts]
+            where = f"node {', '.join(hosts)}" if hosts else "the node that holds the state"
             raise StateUnavailable(f"can't {purpose} now: {where} can't be reached; answers go on; try again later")
 
     # --- for other nodes --------------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ from ollamamax.services.ha_view import view
 from ollamamax.services.ha_wire import DisableAsk, EnableAsk, Prepare, ReplaceAsk
 from ollamamax.services.replica import Replica
 from ollamamax.services.state_home import HomeState
-from ollamamax.services.voter import Voter, raft_addresses
+from ollamamax.services.voter import Voter
+from ollamamax.services.voter_members import raft_addresses
 
 _LOG: Final = structlog.get_logger(__name__)
 _T = TypeVar("_T")

@@ -13,7 +13,8 @@ from ollamamax.services.control import Control
 from ollamamax.services.ha_calls import HaCalls
 from ollamamax.services.ha_wire import Prepare
 from ollamamax.services.replica import Replica
-from ollamamax.services.voter import Voter, raft_address
+from ollamamax.services.voter import Voter
+from ollamamax.services.voter_members import raft_address
 
 _LIMIT_S: Final = 60.0
 _PAUSE_S: Final = 0.3

@@ -144,8 +144,8 @@ class Weights:
             raise _absent(name, digest) from None
         except GgufForeign as error:
             helps = name.endswith((".bin", ".pt", _SAFETENSORS)) or "safetensors" in str(error)
-            told = f"; {remedy}" if helps else ""
-            raise GgufForeign(f"{name}: supplied file was not in GGUF format: {error}{told}") from error
+            hint = f"; {remedy}" if helps else ""
+            raise GgufForeign(f"{name}: supplied file was not in GGUF format: {error}{hint}") from error
         except GgufError as error:
             raise type(error)(f"{name}: {error}") from error
 

@@ -1,6 +1,6 @@
 """Look and choose: from a request to the engines that can answer it, or to the error that says why none can."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from ollamamax.core.errors import InvalidName, ModelNotFound, NoCandidate, OllamaMaxError
 from ollamamax.core.modelspec import names
-from ollamamax.core.routing.decide import Decision, Ranked, decide
+from ollamamax.core.routing.decide import FETCH_TIER, Decision, Ranked, decide
 from ollamamax.core.routing.filters import NO_MODEL
 from ollamamax.core.routing.place import place
 from ollamamax.core.routing.predict import RequestFacts, RoutingConfig, prompt_tokens
@@ -21,11 +21,20 @@ _key = lru_cache(maxsize=1024)(names.key)
 
 
 class Router:
-    """Joins what the fleet knows and what core/routing decides."""
+    """Joins what the fleet knows and what core/routing decides.
 
-    def __init__(self, fleet: Fleet, config: RoutingConfig) -> None:
+    assigned: nodes that a model is placed on, by id, "" = this one: where nobody has it yet, one of them gets it.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        config: RoutingConfig,
+        assigned: Callable[[str], Collection[str]] = lambda key: (),
+    ) -> None:
         self.fleet = fleet
         self._config = config
+        self._assigned = assigned
 
     def facts(self, request: ChatRequest | EmbedRequest) -> RequestFacts:
         """What routing needs to know of a request. Output is guessed from former answers, cut at `num_predict`."""
@@ -65,7 +74,13 @@ class Router:
             return decide(facts, snapshot, excluded, self._config, explained=whole)
         decision = decide(facts, snapshot, excluded, self._config, digest=entry.digest, explained=whole)
         if decision.best is None and not decision.is_open:
-            return place(decision, snapshot.engines, fleet.stores(), excluded, entry, self._config)
+            stores, wanted = fleet.stores(), self._assigned(key)
+            if wanted:
+                chosen = [facts for facts in stores if facts.node_id in wanted]
+                placed = place(decision, snapshot.engines, chosen, excluded, entry, self._config)
+                if placed.best is not None and placed.best.tier == FETCH_TIER:
+                    return placed
+            return place(decision, snapshot.engines, stores, excluded, entry, self._config)
         return decision
 
     def begin(self, ranked: Ranked, facts: RequestFacts) -> Lease:

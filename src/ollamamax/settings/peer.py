@@ -21,7 +21,7 @@ class Peer(Section):
     )
     port: Count = knob(
         DEFAULT_PEER_PORT,
-        "Its TCP port; the next one is used too, for membership. 0 picks two free ones.",
+        "Its TCP port; the next one is membership's, and two more are etcd's where it runs. 0 picks four free ones.",
         why="Next to Ollama's port, and fixed, so that firewalls can be told.",
         flag="--peer-listen",
         ge=0,

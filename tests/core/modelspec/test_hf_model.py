@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_sentencepiece import model as sentencepiece_model
 
 import hf_directory as hf
 from ollamamax.core.errors import BadRequest, GgufError, GgufUnsupported, OllamaMaxError
@@ -17,6 +16,7 @@ from ollamamax.core.modelspec import gguf, hf_model
 from ollamamax.core.modelspec.assembly import Assembly
 from ollamamax.core.modelspec.safetensors import StoredTensor
 from ollamamax.core.types import GgufFacts
+from sentencepiece_bytes import model as sentencepiece_model
 
 PIECES = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), ("<0x00>", 0.0, 6), ("\u2581a", -1.5, 1)]
 
@@ -239,6 +239,11 @@ SMALL = {"vocab_size": 200}
         ),
         ({"config": hf.config(rope_scaling={"type": "linear", "factor": 1e99})}, GgufError, "description is damaged"),
         ({"config": hf.config(head_dim=-1)}, GgufError, "description is damaged"),
+        (
+            {"config": hf.config(vocab_size=1 << 23)},
+            GgufError,
+            "is damaged: ValueError('a vocabulary of 8388608 tokens')",
+        ),
         ({"config__json": b"{"}, GgufError, "config.json can't be read"),
         ({"config__json": b""}, BadRequest, "config.json is missing: give all files of the model's directory"),
         ({"tokenizer__json": b""}, BadRequest, "tokenizer.json and tokenizer.model are missing"),
