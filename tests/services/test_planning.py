@@ -1,5 +1,6 @@
 """Who decides where models run, and what is decided when nodes die, are emptied, or requests wait."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -184,3 +185,15 @@ async def test_what_nodes_are_worth(world: World) -> None:
         Availability.CORDONED,
         Availability.OPEN,
     ]
+
+
+async def test_it_runs_when_there_is_something_to_plan(world: World) -> None:
+    task = asyncio.create_task(planner_of(world).run())
+    try:
+        await place(world)
+        await world.until(lambda: len(world.replica.catalog.assignments) == 1)
+        await world.control.run(DropPlacement(TINY.name))
+        await world.until(lambda: not world.replica.catalog.assignments and not world.replica.catalog.planner)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

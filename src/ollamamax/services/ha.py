@@ -35,6 +35,7 @@ _T = TypeVar("_T")
 _IDLE_MS: Final = 15_000.0
 _RETRY_S: Final = 3.0
 _TICK_S: Final = 60.0
+_CATCH_UP_S: Final = 5.0
 _MOST_VOTERS: Final = 7
 _SUCCESS: Final = Progress("success")
 
@@ -253,7 +254,7 @@ class Ha:
         yield Progress(f"starting etcd on {_names(chosen)}")
         prepare = Prepare(
             generation=generation,
-            seat=Seat(members=members),
+            seat=Seat(members=members, token=self._voter.new_token()),
             key=authority.export(),
             certificate=authority.certificate,
         )
@@ -339,17 +340,28 @@ class Ha:
         return here(ask) if node.node_id == self._me else self._passed_on(node, method, ask)
 
     async def _passed_on(self, node: NodeRecord, method: str, ask: object) -> AsyncGenerator[Progress, None]:
-        body = join_wire.encode(ask)
+        body, before, told = join_wire.encode(ask), self._replica.catalog.home, 0
         try:
             async with aclosing(self._link.stream(self._find(node.node_id), method, body, idle_ms=_IDLE_MS)) as groups:
                 async for group in groups:
                     for frame in group:
-                        yield join_wire.answered(frame, Progress)
+                        step = join_wire.answered(frame, Progress)
+                        if step == _SUCCESS and told:
+                            await self._catch_up(before)
+                        told += 1
+                        yield step
         except PeerError as error:
             raise StateUnavailable(
                 f"node {node.name}, which does this, can't be heard any more ({error}); it may go on: "
                 "`ollamamax cluster ha status` tells"
             ) from error
+
+    async def _catch_up(self, before: StateHome) -> None:
+        """Who asks this node next is to be told of what was done; unless it takes long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CATCH_UP_S):
+                while self._replica.catalog.home == before:
+                    await self._news.wait()
 
     def _asked(
         self, kind: type[_T], here: Callable[[_T], AsyncGenerator[Progress, None]]

@@ -16,6 +16,8 @@ _QUICK_MS: Final = 3_000.0
 _LOOK_MS: Final = 25_000.0
 _START_MS: Final = 30_000.0
 _READY_MS: Final = 65_000.0
+_PORT_LOOKS: Final = 30
+_PORT_PAUSE_S: Final = 0.2
 _MIN_FREE_BYTES: Final = 1 << 30
 
 
@@ -116,10 +118,18 @@ class HaCalls:
         except OllamaMaxError as error:
             return join_wire.encode(Look(trouble=str(error)))
         free_bytes = await self._seats.free_bytes()
-        trouble = "" if self._voter.runs_etcd else self._ports()
+        trouble = "" if self._voter.runs_etcd else await self._port_trouble()
         if not trouble and free_bytes < _MIN_FREE_BYTES:
             trouble = f"its disk has only {free_bytes >> 20} MiB left, and etcd needs 1 GiB"
         return join_wire.encode(Look(etcd=program.version, free_bytes=free_bytes, trouble=trouble))
+
+    async def _port_trouble(self) -> str:
+        """The etcd of this node's former life may be just ending: killed nodes leave theirs some seconds."""
+        for _ in range(_PORT_LOOKS):
+            if not (trouble := self._ports()):
+                return ""
+            await asyncio.sleep(_PORT_PAUSE_S)
+        return trouble
 
     async def _external(self) -> Look:
         if self._voter.place.external is None:

@@ -121,7 +121,8 @@ class Members:
         member = await _persevere(lambda: members.add_learner(own))
         generation = self._voter.seat_generation
         known = {one.name: one.peer_addresses for one in standing}
-        seat = Seat(members={**known, node.node_id: own}, is_joining=True)
+        members_now = {**known, node.node_id: own}
+        seat = Seat(members=members_now, token=self._voter.seat_token, is_joining=True)
         try:
             await self._calls.prepare(
                 [node],

@@ -14,7 +14,7 @@ from ollamamax.core.catalog.apply import apply
 from ollamamax.core.catalog.catalog import Catalog
 from ollamamax.core.catalog.commands import BeginMove, FinishMove, UndoMove
 from ollamamax.core.catalog.records import HOME_KEY
-from ollamamax.core.errors import Conflict, StateError
+from ollamamax.core.errors import Conflict, OllamaMaxError, StateError
 from ollamamax.core.types import Progress, StateHome
 from ollamamax.ports import OwnStates, StateStore
 from ollamamax.services.control import Control
@@ -91,12 +91,16 @@ class HomeMover:
         return store
 
     async def _leave(self, target: StateHome) -> None:
-        """Tell the old home where the state is now, as its last change; then go there."""
+        """Tell the old home where the state is now, as its last change; then go there.
+
+        What goes wrong changes nothing any more: who does not hear of it finds the state by asking around.
+        """
         try:
             await self._control.run(FinishMove(target))
-        finally:
-            self._voter.learn(target)
-            await self._voter.step()
+        except OllamaMaxError as error:
+            _LOG.info("the former home of the state may not know of the move", reason=str(error))
+        self._voter.learn(target)
+        await self._voter.step()
 
     async def _has_arrived(self, target: StateHome) -> bool:
         """Whether the new home was told that it is the home. Raises: StateUnavailable, StateError, StoreError."""

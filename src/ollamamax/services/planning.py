@@ -85,8 +85,10 @@ class Planner:
                 await self.step()
             except OllamaMaxError as error:
                 _LOG.debug("nothing can be planned now", reason=str(error))
+            catalog = self._replica.catalog
+            is_idle = not (catalog.placements or catalog.assignments or self._lease_id)
             try:
-                async with asyncio.timeout(_LOOK_S):
+                async with asyncio.timeout(None if is_idle else _LOOK_S):
                     await self._due.wait()
             except TimeoutError:
                 pass

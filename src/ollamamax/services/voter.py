@@ -155,6 +155,10 @@ class Voter:
         """What keeps it from its part; "" = nothing."""
         return "; ".join(self._troubles.values())
 
+    def new_token(self) -> str:
+        """For members that are founded: what is left of an earlier try has nothing to say to them."""
+        return f"{self.place.cluster_id}-{self._clock.wall_ns():x}"
+
     async def prepare(self, generation: int, seat: Seat, key: bytes, ca: bytes) -> None:
         """Run a new member for a home that is to be; what is not confirmed within ten minutes goes again.
 
@@ -216,6 +220,12 @@ class Voter:
     def seat_generation(self) -> int:
         """The generation that the present home's members began with; 0 = none here."""
         return self._current(self.home) or 0
+
+    @property
+    def seat_token(self) -> str:
+        """With which they were founded; "" = none here."""
+        seat = self._members.known.get(self.seat_generation)
+        return seat.token if seat is not None else ""
 
     # --- one look ---------------------------------------------------------------------------------------------------
 

@@ -80,7 +80,7 @@ class OwnMembers:
             peer_listen=f"{place.listen}:{place.port + RAFT_OFFSET}",
             peer_addresses=seat.members[place.node_id],
             members=seat.members,
-            token=f"{place.cluster_id}-{generation}",
+            token=seat.token,
             is_joining=seat.is_joining,
             peer_name=place.etcd_name,
         )

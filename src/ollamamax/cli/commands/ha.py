@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 _PATH = "/admin/v1/cluster/ha"
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-app = typer.Typer(
-    help="High availability: the cluster's state on several machines.", no_args_is_help=True, rich_markup_mode=None
-)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()

@@ -196,7 +196,8 @@ def notes(board: Board, claim: Claim) -> tuple[str, ...]:
 def _remedy(board: Board, claim: Claim) -> str:
     if not claim.is_free:
         return "a pinned replica runs on its node or not at all"
-    if not claim.homes:
+    # A cordoned node that has lost its replica holds none again: said of the plan, and so the same when planned again.
+    if not any(board.nodes[n].availability is Availability.OPEN or n in claim.at for n in claim.homes):
         return f"no node that takes replicas, has the labels asked for and {_gib(claim.replica_bytes)} for models"
     return "the nodes that could hold it are full, and pins and elder placements come first; add a node or ask for less"
 

@@ -6,12 +6,14 @@ from ollamamax.core.types.etcd import EtcdStatus
 
 
 class Seat(Struct, frozen=True, kw_only=True):
-    """What a node remembers of a member of etcd that it runs. members: as of EtcdSpec.  is_joining: it joined others.
+    """What a node remembers of a member of etcd that it runs. members, token: as of EtcdSpec; the token is another
+    one for each try.  is_joining: it joined others.
 
     was_started: it has data; without them it must not be started again, for it would vote as if it knew nothing.
     """
 
     members: dict[str, tuple[str, ...]]
+    token: str = ""
     is_joining: bool = False
     was_started: bool = False
 
