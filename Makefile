@@ -35,6 +35,7 @@ bench: $(VENV)/.ready-dev ## measure; prints ratios against baselines in the sam
 	$(BIN)/python bench/placement.py
 	$(BIN)/python bench/placement_live.py
 	$(BIN)/python bench/config.py
+	$(BIN)/python bench/state.py
 	$(BIN)/python bench/failover.py
 
 lock: $(VENV)/.ready-dev ## renew the lock files from pyproject.toml
