@@ -190,6 +190,19 @@ def test_the_system_clock_and_dice() -> None:
     assert dice.token_hex(8) != dice.token_hex(8)
 
 
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """What a test says of logging ends with it."""
+    before, root = structlog.get_config(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    set_level("debug")
+    structlog.configure(**before)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.usefixtures("own_logging")
 def test_a_logger_in_use_follows_another_level(capsys: pytest.CaptureFixture[str]) -> None:
     configure("info", json=True)
     ours, theirs = structlog.get_logger("ours").bind(), logging.getLogger("theirs")

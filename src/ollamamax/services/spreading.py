@@ -50,7 +50,7 @@ class SpreadHost:
         await self._replica.caught_up(wanted.revision, _CATCH_UP_MS)
         if wanted.key not in self._replica.catalog.models:
             raise ModelNotFound(f"model '{wanted.key}' was deleted")
-        task = asyncio.get_running_loop().create_task(self._transfer.ensure(wanted.key))
+        task = asyncio.get_running_loop().create_task(self._ensured(wanted.key))
         try:
             while not task.done():
                 yield [msgspec.msgpack.encode(BringStep(self._transfer.done_bytes(wanted.key)))]
@@ -58,6 +58,20 @@ class SpreadHost:
             await task
         finally:
             task.cancel()  # those who fetch it share one transfer, which goes on
+
+    async def _ensured(self, key: str) -> None:
+        """Who has it is told a moment after the state: so it is looked for, for a while. Raises: as Transfer.ensure."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + _CATCH_UP_MS / 1000
+        while True:
+            try:
+                await self._transfer.ensure(key)
+            except ModelNotFound:
+                if loop.time() >= until_s:
+                    raise
+            else:
+                return
+            await asyncio.sleep(_LOOK_S)
 
 
 class Spread:

@@ -17,7 +17,7 @@ from ollamamax.core.types import EtcdAccess, EtcdProgram, EtcdSpec, EtcdStatus
 
 _FIRST_PAUSE_S: Final = 1.0
 _LAST_PAUSE_S: Final = 30.0
-_LONG_S: Final = 60.0
+_LONG_S: Final = 5.0
 """One that ran for so long begins with the shortest pause again."""
 _GRACE_S: Final = 8.0
 """More than the keeper's."""
