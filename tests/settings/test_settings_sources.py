@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
+from setting_samples import OLLAMA, SAMPLES
 
 from ollamamax.core.errors import SettingsError
 from ollamamax.core.types import FOREVER_MS
@@ -12,78 +13,8 @@ from ollamamax.settings import Loaded, load, peer_listen
 from ollamamax.settings.knobs import as_text
 from ollamamax.settings.tree import Settings, knobs
 
+
 # key -> (as text, as TOML, the value), none of them the default
-SAMPLES: dict[str, tuple[str, str, Any]] = {
-    "home": ("/x/home", '"/x/home"', Path("/x/home")),
-    "models": ("/x/models", '"/x/models"', Path("/x/models")),
-    "listen.host": ("0.0.0.0", '"0.0.0.0"', "0.0.0.0"),
-    "listen.port": ("8080", "8080", 8080),
-    "listen.origins": ("https://a.example, *", '["https://a.example", "*"]', ("https://a.example", "*")),
-    "listen.insecure_public": ("true", "true", True),
-    "listen.max_body_bytes": ("2048", "2048", 2048),
-    "listen.body_timeout_s": ("1.5", "1.5", 1.5),
-    "listen.shutdown_grace_s": ("0", "0", 0.0),
-    "peer.host": ("10.0.0.2", '"10.0.0.2"', "10.0.0.2"),
-    "peer.port": ("0", "0", 0),
-    "peer.advertise": ("box, [2001:db8::2]:99", '["box", "[2001:db8::2]:99"]', ("box:11435", "[2001:db8::2]:99")),
-    "peer.seeds": ("10.0.0.9:1", '["10.0.0.9:1"]', ("10.0.0.9:1",)),
-    "peer.multicast": ("false", "false", False),
-    "peer.node_name": ("gpu-box", '"gpu-box"', "gpu-box"),
-    "peer.cluster_name": ("home", '"home"', "home"),
-    "peer.ca_passphrase": ("open sesame", '"open sesame"', SecretStr("open sesame")),
-    "peer.lease_s": ("5", "5", 5.0),
-    "state.etcd_path": ("/x/etcd", '"/x/etcd"', "/x/etcd"),
-    "state.endpoints": ("10.0.0.9:2379", '["10.0.0.9:2379"]', ("10.0.0.9:2379",)),
-    "state.ca": ("/x/ca.pem", '"/x/ca.pem"', "/x/ca.pem"),
-    "state.certificate": ("/x/node.pem", '"/x/node.pem"', "/x/node.pem"),
-    "state.key": ("/x/node.key", '"/x/node.key"', "/x/node.key"),
-    "engine.keep_alive": ("1h30m", '"1h30m"', "1h30m"),
-    "engine.max_loaded_models": ("2", "2", 2),
-    "engine.num_parallel": ("8", "8", 8),
-    "engine.context_length": ("8192", "8192", 8192),
-    "engine.load_timeout_s": ("10", "10", 10.0),
-    "engine.kv_cache_type": ("q8_0", '"q8_0"', "q8_0"),
-    "engine.flash_attention": ("on", '"on"', "on"),
-    "engine.gpu_overhead_bytes": ("1000000", "1000000", 1000000),
-    "engine.noprune": ("true", "true", True),
-    "queue.max_queue": ("7", "7", 7),
-    "routing.poll_s": ("2.5", "2.5", 2.5),
-    "routing.first_token_timeout_s": ("9", "9", 9.0),
-    "routing.stall_timeout_s": ("9", "9", 9.0),
-    "routing.retry_ratio": ("0.5", "0.5", 0.5),
-    "routing.retry_min_per_window": ("3", "3", 3),
-    "routing.breaker_failures": ("5", "5", 5),
-    "routing.breaker_open_s": ("4", "4", 4.0),
-    "log.level": ("debug", '"debug"', "debug"),
-    "log.format": ("json", '"json"', "json"),
-    "telemetry.otlp_endpoint": ("http://collector:4318", '"http://collector:4318"', "http://collector:4318"),
-}
-
-OLLAMA: list[tuple[str, str, str, Any]] = [
-    ("OLLAMA_HOST", "box:8080", "listen.host", "box"),
-    ("OLLAMA_HOST", "box:8080", "listen.port", 8080),
-    ("OLLAMA_MODELS", "'/x/models'", "models", Path("/x/models")),
-    ("OLLAMA_KEEP_ALIVE", "-1", "engine.keep_alive", "-1"),
-    ("OLLAMA_MAX_LOADED_MODELS", "2", "engine.max_loaded_models", 2),
-    ("OLLAMA_NUM_PARALLEL", "8", "engine.num_parallel", 8),
-    ("OLLAMA_MAX_QUEUE", "7", "queue.max_queue", 7),
-    ("OLLAMA_CONTEXT_LENGTH", "8192", "engine.context_length", 8192),
-    ("OLLAMA_LOAD_TIMEOUT", "90s", "engine.load_timeout_s", 90.0),
-    ("OLLAMA_LOAD_TIMEOUT", "20", "engine.load_timeout_s", 20.0),
-    ("OLLAMA_LOAD_TIMEOUT", "-1", "engine.load_timeout_s", 0.0),
-    ("OLLAMA_ORIGINS", "https://a.example,*", "listen.origins", ("https://a.example", "*")),
-    ("OLLAMA_NOPRUNE", "yes please", "engine.noprune", True),
-    ("OLLAMA_NOPRUNE", "0", "engine.noprune", False),
-    ("OLLAMA_KV_CACHE_TYPE", "Q8_0", "engine.kv_cache_type", "q8_0"),
-    ("OLLAMA_FLASH_ATTENTION", "1", "engine.flash_attention", "on"),
-    ("OLLAMA_FLASH_ATTENTION", "false", "engine.flash_attention", "off"),
-    ("OLLAMA_FLASH_ATTENTION", "auto", "engine.flash_attention", "auto"),
-    ("OLLAMA_GPU_OVERHEAD", "5", "engine.gpu_overhead_bytes", 5),
-    ("OLLAMA_DEBUG", "1", "log.level", "debug"),
-    ("OLLAMA_DEBUG", "2", "log.level", "debug"),
-]
-
-
 def value_of(loaded: Loaded, key: str) -> Any:
     node: Any = loaded.settings
     for part in key.split("."):
