@@ -142,8 +142,8 @@ class World:
     def cap(self, key: str) -> int:
         placement = self.placements[key]
         wanted = max(placement.replicas, len(placement.pins))
-        homes = sum(self.limit(key, one, wanted) > 0 for one in self.nodes)
-        return wanted if homes < wanted else 1
+        takers = [one for one in self.nodes if one.availability is Availability.OPEN and self.limit(key, one, wanted)]
+        return wanted if len(takers) < wanted else 1
 
     def best_pins(self) -> set[tuple[str, str]]:
         """Pins that can be held, one after the other."""

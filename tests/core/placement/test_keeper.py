@@ -225,6 +225,7 @@ def test_it_converges_from_any_state_through_crashes_anywhere(
         action = keeper.step(desired, node.actual(), now_ms)
         if isinstance(action, Nothing):
             node.pass_time()
+            now_ms = max(now_ms, action.until_ms or 0.0)
         else:
             node.begin(action)
             node.pass_time()

@@ -227,6 +227,8 @@ def _claim(
     replica_bytes = need.replica_bytes if need is not None else 0
     group = board.group(placement.labels) if need is not None else _NOWHERE
     homes = group.takers[: bisect_right(group.negative_bytes, -replica_bytes)]
+    # Cordoned ones don't count here: who has to leave them does not come back, and nothing else would have changed.
+    takers = len(homes)
     limits = {
         n: count
         for n, count in sorted(current.items())
@@ -249,8 +251,8 @@ def _claim(
         strangers=tuple(pin for pin in pins if pin not in number),
         homes=homes,
         limits=limits,
-        cap=1 if len(homes) >= count else count,
-        extra_cap=1 if len(homes) >= count + extra else count + extra,
+        cap=1 if takers >= count else count,
+        extra_cap=1 if takers >= count + extra else count + extra,
         current=current,
         ready={},
         at={},

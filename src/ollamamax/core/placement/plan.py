@@ -6,8 +6,8 @@ Who gets what:
 - First pins, then what else is wanted, each in the order in which placements were last changed, then by key; extra
   replicas (queues are long) take what is left. Whoever is served later goes where there is no room for all.
 - A pin is held on its node or not at all. Only where more replicas than pins are wanted, one lies elsewhere instead.
-- Replicas lie on different nodes. Only where fewer nodes could hold one than replicas are wanted (other models aside),
-  several share a node.
+- Replicas lie on different nodes. Only where fewer nodes could take one than replicas are wanted (other models aside;
+  a cordoned node keeps what it has and takes nothing), several share a node.
 
 Where it goes: a replica stays where it is assigned while it may; save that one that is not ready yields to one that is
 ready elsewhere. A new one goes where the model runs, else to the lowest *pressure*: the mean of the share of memory
