@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from free_ports import free_port
+
 _START_S = 30
 _CONFIG = """\
 version: 0.1
@@ -27,7 +29,7 @@ http:
 def docker_registry(folder: Path) -> Iterator[int]:
     """Its port. folder: where it keeps its blobs. Where it can't be had the test is skipped, or fails if CI is set."""
     program = _program()
-    port = _free_port()
+    port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "config.yml"
     config.write_text(_CONFIG.format(root=folder / "data", port=port))
@@ -65,12 +67,6 @@ def _fetch(cache: Path) -> None:
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_for(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from free_ports import free_port
 from ollamamax.adapters.state import etcd_keeper
 from ollamamax.adapters.state.etcd_flags import arguments, environment
 from ollamamax.adapters.state.etcd_process import Child
@@ -40,21 +40,10 @@ def etcd_path() -> str:
     pytest.skip(reason)
 
 
-def free_ports(count: int) -> list[int]:
-    """Free a moment ago, all different."""
-    taken = [socket.socket() for _ in range(count)]
-    try:
-        for one in taken:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in taken]
-    finally:
-        for one in taken:
-            one.close()
-
-
 def specs(folder: Path, count: int) -> list[EtcdSpec]:
     """Of members that found a cluster together, without TLS, on loopback; quick to elect."""
-    ports = free_ports(2 * count)
+    first = free_port(2 * count)
+    ports = range(first, first + 2 * count)
     members = {f"m{number}": (f"127.0.0.1:{ports[number]}",) for number in range(count)}
     return [
         EtcdSpec(

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 import etcds
 from certificates import Authority
+from free_ports import free_port
 from ollamamax.adapters.state.etcd_client import EtcdClient
 from ollamamax.adapters.state.etcd_members import Members
 from ollamamax.adapters.state.etcd_state import EtcdState
@@ -175,7 +176,7 @@ async def test_a_full_etcd_refuses_until_room_is_made(tmp_path: Path) -> None:
 
 @bounded
 async def test_nobody_there() -> None:
-    [port] = etcds.free_ports(1)
+    port = free_port()
     store = await EtcdState.open(EtcdAccess(endpoints=(f"127.0.0.1:{port}",)), "c")
     for call in (store.get("a"), store.range(""), store.txn(put("a")), store.grant_lease(1_000), store.check()):
         with pytest.raises(StateElsewhere, match=rf"127\.0\.0\.1:{port}.*Connection refused.*majority"):
@@ -189,7 +190,7 @@ async def test_nobody_there() -> None:
 
 @bounded
 async def test_an_endpoint_that_is_gone_is_passed_over() -> None:
-    [port] = etcds.free_ports(1)
+    port = free_port()
     live = etcds.shared()
     async with etcds.state(replace(live, endpoints=(f"127.0.0.1:{port}", *live.endpoints))) as store:
         assert (await store.txn(put("a"))).ok

@@ -5,9 +5,7 @@ import json
 import logging
 import re
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import msgspec
@@ -20,6 +18,7 @@ from ollamamax.adapters.telemetry.logs import LogAudit, configure, set_level
 from ollamamax.adapters.telemetry.metrics import PrometheusMeter
 from ollamamax.adapters.telemetry.tracing import TracingMeter
 from ollamamax.core.types import ClusterStatus, Outcome, OutcomeKind, Principal
+from threaded_server import QuietHandler, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = Outcome(
@@ -122,23 +121,15 @@ def test_models_that_left_memory_disappear() -> None:
 def collector() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
     received: list[ExportTraceServiceRequest] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             received.append(ExportTraceServiceRequest.FromString(body))
             self.send_response(200)
             self.end_headers()
 
-        def log_message(self, format: str, *args: object) -> None:
-            return
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", received
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Handler) as url:
+        yield url, received
 
 
 def test_an_outcome_becomes_a_span_in_the_callers_trace(collector: tuple[str, list[ExportTraceServiceRequest]]) -> None:

@@ -49,12 +49,13 @@ def _teach(node: FakeNode, members: Path, ready: bool) -> None:
         return Reply(body={"message": {"content": "4"}, "done": True})
 
     def nodes(asked: Asked) -> Reply:
-        known = [
-            {"name": path.name, "state": "ready", "is_this": path.name == flag("--name"), "models": 1}
-            for path in sorted(members.iterdir())
-        ]
-        return Reply(body={"nodes": known})
+        """Facts come some time after the members are known."""
+        asks.append(1)
+        one = {"state": "ready", "models": 1, "facts_age_ms": 900.0 if len(asks) > 1 else None}
+        names = sorted(path.name for path in members.iterdir())
+        return Reply(body={"nodes": [{**one, "name": name, "is_this": name == flag("--name")} for name in names]})
 
+    asks: list[int] = []
     answered: list[int] = []
     node.answers["GET /readyz"] = Reply(200 if ready else 503, {})
     node.answers["POST /admin/v1/tokens"] = Reply(201, {"token": str(members)})

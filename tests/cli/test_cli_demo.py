@@ -102,7 +102,9 @@ def test_the_demo_once(nodes: Nodes, monkeypatch: pytest.MonkeyPatch, capsys: py
     said = capsys.readouterr().out
     assert "the first node is up at http://127.0.0.1:" in said
     assert "two more have joined it by a token, over mutual TLS" in said
-    assert [line.split()[:3] for line in said.splitlines() if " ready " in line] == [
+    told = [line.split() for line in said.splitlines() if " ready " in line]
+    assert all(line[-1] != "-" for line in told), "facts of all of them are waited for"
+    assert [line[:3] for line in told] == [
         ["first", "(this)", "ready"],
         ["second", "ready", "-"],
         ["third", "ready", "-"],

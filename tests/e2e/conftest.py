@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from clusters import Cluster, on_loopback, see_each_other
 from nodes import Node, add_model
 
 from free_ports import free_port
@@ -39,3 +40,21 @@ def shared_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     add_model(node.url, "embedder", folder / "embedder.gguf")
     yield node
     assert node.stop() == 0
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Without nodes yet."""
+    made = on_loopback(tmp_path, OLLAMA_CONTEXT_LENGTH="512")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def three(cluster: Cluster) -> Cluster:
+    """One founded it, two have joined, and each knows what the others have."""
+    cluster.found()
+    cluster.join()
+    cluster.join()
+    see_each_other(cluster.nodes)
+    return cluster

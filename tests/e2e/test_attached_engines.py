@@ -1,15 +1,15 @@
 """Two more engines elsewhere: requests go to the best one, and to another when that fails."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
 from clusters import FAILED, TOKENS, by_engine
 from nodes import LIMIT_S, Node, eventually
+
+from threaded_server import QuietHandler, serving
 
 LISTED = {
     "name": "tiny:latest",
@@ -81,7 +81,7 @@ def rogue() -> Iterator[tuple[str, list[str]]]:
     """An Ollama-shaped server that lists `tiny` as loaded and misbehaves as the last entry of the list says."""
     behaviour = ["garbage"]
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         protocol_version = "HTTP/1.1"
 
         def reply(self, body: bytes, status: int = 200) -> None:
@@ -112,16 +112,8 @@ def rogue() -> Iterator[tuple[str, list[str]]]:
                 self.wfile.flush()
                 self.close_connection = True
 
-        def log_message(self, format: str, *args: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", behaviour
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Handler) as url:
+        yield url, behaviour
 
 
 @pytest.mark.parametrize("mode", ["garbage", "error", "close"])

@@ -6,7 +6,6 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,29 +22,12 @@ from clusters import (
     cli_json,
     cordon,
     is_out_of,
-    on_loopback,
     see_each_other,
     states,
 )
 from nodes import LIMIT_S, Node, add_model, eventually
 
 from models import write_llama
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    made = on_loopback(tmp_path, OLLAMA_CONTEXT_LENGTH="512")
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def three(cluster: Cluster) -> Cluster:
-    cluster.found()
-    cluster.join()
-    cluster.join()
-    see_each_other(cluster.nodes)
-    return cluster
 
 
 def has_model(node: Node, name: str) -> bool:

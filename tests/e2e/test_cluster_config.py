@@ -1,14 +1,14 @@
 """Settings that a cluster shares: set by way of any node, they hold on all while these run."""
 
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from clusters import Cluster, cli, cli_json, on_loopback, see_each_other, states
 from nodes import Node, eventually
+
+from threaded_server import QuietHandler, serving
 
 CONFIG = "/admin/v1/config"
 
@@ -25,7 +25,7 @@ def engine() -> Iterator[tuple[str, list[str]]]:
     """An Ollama server without models: its URL, and the paths that were asked for."""
     paths: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
@@ -36,17 +36,8 @@ def engine() -> Iterator[tuple[str, list[str]]]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", paths
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Handler) as url:
+        yield url, paths
 
 
 def three(cluster: Cluster) -> list[Node]:

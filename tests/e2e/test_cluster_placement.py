@@ -2,33 +2,14 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
-from clusters import Cluster, answer, cli, cli_json, on_loopback, see_each_other, states
+from clusters import Cluster, answer, cli, cli_json, see_each_other, states
 from nodes import LIMIT_S, Node, add_model, eventually
 
 from models import write_llama
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    made = on_loopback(tmp_path, OLLAMA_CONTEXT_LENGTH="512")
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def three(cluster: Cluster) -> Cluster:
-    cluster.found()
-    cluster.join()
-    cluster.join()
-    see_each_other(cluster.nodes)
-    return cluster
 
 
 def placed(node: Node, model: str = "tiny") -> dict[str, Any]:

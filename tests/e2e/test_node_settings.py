@@ -2,17 +2,16 @@
 
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
 import pytest
 from nodes import LIMIT_S, Node, add_model, eventually, request
 
 from models import write_llama
+from threaded_server import QuietHandler, serving
 
 NewNode = Callable[..., Node]
 DAY_S = 86_400
@@ -23,23 +22,15 @@ def collector() -> Iterator[tuple[str, list[str]]]:
     """Its URL, and the paths that were posted to."""
     paths: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_POST(self) -> None:
             paths.append(self.path)
             self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(200)
             self.end_headers()
 
-        def log_message(self, format: str, *args: object) -> None:
-            return
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", paths
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Handler) as url:
+        yield url, paths
 
 
 def test_what_a_node_keeps_lies_where_it_was_told(new_node: NewNode) -> None:

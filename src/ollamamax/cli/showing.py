@@ -106,7 +106,8 @@ def _start(console: Console, nodes: Nodes, port: int) -> dict[str, str]:
 def _sees_all(url: str, urls: Mapping[str, str]) -> bool:
     with Client(url) as client:
         nodes = client.get("/admin/v1/nodes")["nodes"]
-    return {node["name"] for node in nodes if node["state"] == "ready"} == set(urls)
+    told = {node["name"] for node in nodes if node["state"] == "ready" and node.get("facts_age_ms") is not None}
+    return told == set(urls)
 
 
 def _until(what: str, condition: Callable[[], bool]) -> None:

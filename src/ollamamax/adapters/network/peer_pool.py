@@ -13,6 +13,7 @@ from ollamamax.adapters.network import tls
 from ollamamax.adapters.network.racing import first_of
 from ollamamax.adapters.network.sockets import watch_over
 from ollamamax.adapters.wire.connection import Connection, WireClosed, WireLimits, whole
+from ollamamax.adapters.wire.idle import IdleConnections
 from ollamamax.core.catalog import grammar
 from ollamamax.core.errors import CertificateRefused, OllamaMaxError, PeerUnavailable, PeerUnreachable
 from ollamamax.core.types import NodeRecord
@@ -41,38 +42,25 @@ class PeerPool:
         self._node_id = node_id
         self._limits = limits
         self._open: dict[Connection, str] = {}
-        self._idle: list[Connection] = []  # the one that was used last stands last
+        self._idle = IdleConnections(limits.keep_s)
         self._opening = 0
         self._is_closed = False
         self.address = ""
 
     def idle(self, addresses: Sequence[str]) -> Connection | None:
         """A connection to one of the addresses that waits for a request, if there is one."""
-        oldest_s = asyncio.get_running_loop().time() - self._limits.keep_s
-        while self._idle:
-            connection = self._idle.pop()
-            is_known = self._open.get(connection) in addresses
-            if is_known and connection.idle_since_s >= oldest_s and connection.is_usable():
-                return connection
-            connection.abort()
-        return None
+        return self._idle.take(lambda connection: self._open.get(connection) in addresses)
 
     def give_back(self, connection: Connection) -> None:
         """Its answer has come whole: keep it for the next call, if it is good for one."""
-        connection.rest()
-        if self._is_closed or not connection.is_usable():
+        if self._is_closed:
             connection.abort()
-            return
-        connection.idle_since_s = asyncio.get_running_loop().time()
-        self._idle.append(connection)
+        else:
+            self._idle.give_back(connection)
 
     def drop_idle(self, older_than_s: float = 0.0) -> None:
         """Close connections that nobody has used for so long."""
-        due_s = asyncio.get_running_loop().time() - older_than_s
-        old = [connection for connection in self._idle if connection.idle_since_s <= due_s]
-        for connection in old:
-            self._idle.remove(connection)
-            connection.abort()
+        self._idle.drop(older_than_s)
 
     @property
     def is_empty(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Final, Self
 from urllib.parse import quote, urlsplit
 
 from ollamamax.adapters.wire.connection import Connection, WireClosed, WireLimits, WireUnreachable, whole
+from ollamamax.adapters.wire.idle import IdleConnections
 
 _PORTS: Final = {"http": 80, "https": 443}
 _BODYLESS: Final = ("GET", "DELETE")
@@ -49,7 +50,7 @@ class WireClient:
         self._fields = b"".join(_field(name, value) for name, value in {"Host": host, **headers}.items())
         self._limits = limits or WireLimits()
         self._open: set[Connection] = set()
-        self._idle: list[Connection] = []  # the one that was used last stands last
+        self._idle = IdleConnections(self._limits.keep_s)
         self._sweep: asyncio.TimerHandle | None = None
         self._is_closed = False
 
@@ -64,7 +65,7 @@ class WireClient:
         size = b"" if not body and method in _BODYLESS else b"Content-Length: %d\r\n" % len(body)
         line = f"{method} {self._prefix}{path} HTTP/1.1\r\n".encode("ascii")
         request = b"".join((line, self._fields, size, b"\r\n" if keeps else b"Connection: close\r\n\r\n", body))
-        connection = self._from_pool()
+        connection = self._idle.take()
         if connection is not None:
             connection.begin(request, keeps)
             return WireReply(self, connection, request, keeps)
@@ -129,33 +130,21 @@ class WireClient:
             return list(dict.fromkeys(str(address[0]) for *_, address in found))
         return [self._host]
 
-    def _from_pool(self) -> Connection | None:
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.idle_s() <= self._limits.keep_s and connection.is_usable():
-                return connection
-            connection.abort()
-        return None
-
     def give_back(self, connection: Connection) -> None:
         """Its response has come whole: keep it for the next request, if it is good for one."""
-        connection.rest()
-        if self._is_closed or not connection.is_usable():
+        if self._is_closed:
             connection.abort()
-            return
-        self._idle.append(connection)
-        if self._sweep is None:
+        elif self._idle.give_back(connection) and self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(self._limits.keep_s, self._drop_old)
 
     def _drop_old(self) -> None:
         """Close what was idle for too long; look again when the next one will have been."""
-        loop = asyncio.get_running_loop()
-        oldest_s = loop.time() - self._limits.keep_s
-        while self._idle and self._idle[0].idle_since_s <= oldest_s:
-            self._idle.pop(0).abort()
+        self._idle.drop(self._limits.keep_s)
         self._sweep = None
-        if self._idle:
-            self._sweep = loop.call_at(self._idle[0].idle_since_s + self._limits.keep_s, self._drop_old)
+        longest_s = self._idle.longest_s
+        if longest_s is not None:
+            loop = asyncio.get_running_loop()
+            self._sweep = loop.call_later(max(0.0, self._limits.keep_s - longest_s), self._drop_old)
 
 
 class WireReply:
