@@ -9,7 +9,7 @@ import pytest
 
 LIMIT_S = 60
 NOT_IN_A_NODE = {
-    "aetcd", "click", "email_validator", "fastapi", "grpc", "httpx", "opentelemetry", "prompt_toolkit", "pygments",
+    "aetcd", "aiohttp", "click", "email_validator", "fastapi", "grpc", "httpx", "opentelemetry", "prompt_toolkit", "pygments",
     "rich", "shellingham", "typer", "unittest", "uvicorn", "xllamacpp", "zstandard",
 }  # fmt: skip
 TELLING_MODULES = """

@@ -9,6 +9,7 @@ import pytest
 
 from docker_registry import docker_registry
 from ollamamax.adapters.registry.client import RegistryClient
+from ollamamax.adapters.registry.late import LateRegistry
 from ollamamax.core.errors import RegistryError, RegistryNotFound
 from ollamamax.core.modelspec import manifest, names
 from ollamamax.core.modelspec.manifest import Layer
@@ -33,7 +34,8 @@ async def registry(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     if request.param == "memory":
         yield MemoryRegistry()
         return
-    client = RegistryClient(FakeClock(), SeededDice(), "0.1", tmp_path / "no-key")
+    client = LateRegistry(lambda: RegistryClient(FakeClock(), SeededDice(), "0.1", tmp_path / "no-key"))
+    await client.close()
     yield client
     await client.close()
     await client.close()

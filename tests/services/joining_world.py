@@ -20,7 +20,7 @@ from free_ports import free_port
 from loopback import LoopbackServer
 from ollamamax.adapters.identity.authority import FileAuthority
 from ollamamax.adapters.identity.node_identity import FileIdentityStore
-from ollamamax.adapters.network.join_client import AiohttpJoinLink
+from ollamamax.adapters.network.join_client import TlsJoinLink
 from ollamamax.adapters.network.peer_link import TlsPeerLink
 from ollamamax.adapters.network.peer_server import PeerServer
 from ollamamax.core.catalog.commands import AddToken, FoundCluster
@@ -109,7 +109,7 @@ class Newcomer:
         async with asyncio.timeout(20):
             return await join(
                 token,
-                link or AiohttpJoinLink(2.0, 5.0),
+                link or TlsJoinLink(2.0, 5.0),
                 self.store,
                 name=self.name,
                 addresses=(f"127.0.0.1:{self.port}",),
@@ -240,7 +240,7 @@ class Meddler:
         on_hello: Callable[[bytes], bytes] = lambda data: data,
         on_join: Callable[[bytes], bytes] = lambda data: data,
     ) -> None:
-        self._real = AiohttpJoinLink(2.0, 5.0)
+        self._real = TlsJoinLink(2.0, 5.0)
         self._on_hello = on_hello
         self._on_join = on_join
         self.joins = 0

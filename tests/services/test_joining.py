@@ -9,7 +9,7 @@ from joining_world import Cluster, Meddler, assert_refused, changed, with_secret
 from structlog.testing import capture_logs
 
 from ollamamax.adapters.identity.node_identity import FileIdentityStore
-from ollamamax.adapters.network.join_client import AiohttpJoinLink
+from ollamamax.adapters.network.join_client import TlsJoinLink
 from ollamamax.core.catalog.commands import RemoveNode
 from ollamamax.core.catalog.join_token import parse
 from ollamamax.core.catalog.records import LEVEL
@@ -218,7 +218,7 @@ async def test_the_id_of_somebody_else(cluster: Cluster) -> None:
     with pytest.raises(NodeConflict, match=r"the id of node .* is that of the member founder"):
         await join(
             token,
-            AiohttpJoinLink(),
+            TlsJoinLink(),
             newcomer.store,
             name="thief",
             addresses=("127.0.0.1:9",),

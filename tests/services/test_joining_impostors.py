@@ -15,7 +15,7 @@ from joining_world import HOUR_MS, Cluster, Meddler, RawTlsServer, assert_refuse
 
 from ollamamax.adapters.identity.authority import FileAuthority
 from ollamamax.adapters.identity.node_identity import FileIdentityStore
-from ollamamax.adapters.network.join_client import AiohttpJoinLink
+from ollamamax.adapters.network.join_client import TlsJoinLink
 from ollamamax.core.catalog.join_token import JoinToken, encode
 from ollamamax.core.errors import (
     CertificateRefused,
@@ -55,7 +55,7 @@ def foreign(tmp_path: Path) -> NodeKeys:
 async def test_an_impostor_with_the_true_authority_hears_no_secret(
     cluster: Cluster, foreign: NodeKeys, tmp_path: Path
 ) -> None:
-    hello = await AiohttpJoinLink().hello(cluster.founder.address)
+    hello = await TlsJoinLink().hello(cluster.founder.address)
     async with RawTlsServer(foreign, tmp_path, lambda head: _http(hello)) as impostor:
         token = changed(await cluster.founder.token(), addresses=(impostor.address,))
         await assert_refused(
@@ -67,7 +67,7 @@ async def test_an_impostor_with_the_true_authority_hears_no_secret(
 async def test_an_authority_smuggled_in_beside_the_true_one_is_not_trusted(
     cluster: Cluster, foreign: NodeKeys, tmp_path: Path
 ) -> None:
-    hello = msgspec.msgpack.decode(await AiohttpJoinLink().hello(cluster.founder.address), type=Hello)
+    hello = msgspec.msgpack.decode(await TlsJoinLink().hello(cluster.founder.address), type=Hello)
     for ca in (hello.ca + foreign.ca, foreign.ca + hello.ca, b"\n" + hello.ca + b"\n" + foreign.ca):
         said = join_wire.encode(msgspec.structs.replace(hello, ca=ca))
         async with RawTlsServer(foreign, tmp_path, lambda head, said=said: _http(said)) as impostor:  # type: ignore[misc]
@@ -83,7 +83,7 @@ async def test_a_member_of_another_cluster_of_the_same_authority_hears_no_secret
     keys = cluster.founder.identity.keys
     async with RawTlsServer(keys, tmp_path, lambda head: _http(b"")) as other:
         with pytest.raises(CertificateRefused, match="not one of cluster dead00000000beef"):
-            await AiohttpJoinLink().join(other.address, keys.ca, "dead00000000beef", b"secret")
+            await TlsJoinLink().join(other.address, keys.ca, "dead00000000beef", b"secret")
         assert other.heard == []
 
 
@@ -142,7 +142,7 @@ async def test_bad_answers(
         token = changed(await cluster.founder.token(), addresses=(server.address,))
         newcomer = cluster.newcomer("box")
         with pytest.raises(kind, match=text) as told:
-            await newcomer.join(token, AiohttpJoinLink(hello_timeout_s=0.3))
+            await newcomer.join(token, TlsJoinLink(hello_timeout_s=0.3))
         assert str(told.value).isprintable()
         assert server.address in str(told.value) or "can't be read" in str(told.value)
         assert newcomer.store.load() is None
@@ -171,7 +171,7 @@ async def test_who_speaks_no_tls(said: bytes | None, kind: type[PeerError], text
     try:
         address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         with pytest.raises(kind, match=text):
-            await AiohttpJoinLink(hello_timeout_s=0.3).hello(address)
+            await TlsJoinLink(hello_timeout_s=0.3).hello(address)
     finally:
         is_over.set()
         server.close()
@@ -221,7 +221,7 @@ async def test_a_clock_that_is_days_wrong_is_told(cluster: Cluster, days: int) -
     with pytest.raises(CertificateRefused, match="clock"):
         await join(
             await cluster.founder.token(),
-            AiohttpJoinLink(),
+            TlsJoinLink(),
             newcomer.store,
             name="box",
             addresses=("127.0.0.1:9",),
@@ -241,7 +241,7 @@ async def test_an_expired_member_is_told_as_such(cluster: Cluster, tmp_path: Pat
     keys = msgspec.structs.replace(founder.identity.keys, certificate=old)
     async with RawTlsServer(keys, tmp_path, lambda head: _http(b"")) as server:
         with pytest.raises(CertificateRefused, match=r"expired: check the clocks"):
-            await AiohttpJoinLink().join(server.address, keys.ca, cluster.cluster_id, b"secret")
+            await TlsJoinLink().join(server.address, keys.ca, cluster.cluster_id, b"secret")
         assert server.heard == []
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from ollamamax.adapters.network.join_client import AiohttpJoinLink
+from ollamamax.adapters.network.join_client import TlsJoinLink
 from ollamamax.adapters.network.zenoh_scout import ZenohScout
 from ollamamax.core.types import FoundCluster, Joined
 from ollamamax.main.papers import become_member
@@ -30,7 +30,7 @@ def build_doors(
         return await become_member(settings, token, name, force, addresses(), clock, dice)
 
     async def discover(timeout_ms: float) -> Sequence[FoundCluster]:
-        link = AiohttpJoinLink()
+        link = TlsJoinLink()
         return await discovering.discover(ZenohScout(), link, roots.papers, timeout_ms, roots.me.cluster_id)
 
     return Doors(

@@ -16,7 +16,7 @@ from ollamamax.adapters.engines.gguf_maker import ChildGgufMaker
 from ollamamax.adapters.engines.llamacpp import LlamaCppLauncher
 from ollamamax.adapters.identity.anonymous import AnonymousVerifier
 from ollamamax.adapters.network.sockets import listening
-from ollamamax.adapters.registry.client import RegistryClient
+from ollamamax.adapters.registry.late import LateRegistry
 from ollamamax.adapters.state.engine_book import FileEngineBook
 from ollamamax.adapters.storage.builtin_model import BuiltinModel
 from ollamamax.adapters.storage.ollama_store import OllamaStore
@@ -36,7 +36,7 @@ from ollamamax.main.config import agent_config, api_config, dispatch_config, fle
 from ollamamax.main.live_settings import LiveSettings
 from ollamamax.main.loops import Loops
 from ollamamax.main.parts import NodeParts
-from ollamamax.ports import Clock, Dice, Meter
+from ollamamax.ports import Clock, Dice, Meter, Registry
 from ollamamax.services.agent import LocalAgent
 from ollamamax.services.dispatch import Dispatcher
 from ollamamax.services.fleet import Fleet
@@ -165,7 +165,13 @@ async def _finish_nothing(limit_ms: float) -> None:
 
 def _library(settings: Settings, store: OllamaStore, clock: Clock, dice: Dice, stack: AsyncExitStack) -> Library:
     """The store's models, and the registries that they come from. What it opens is closed by the stack."""
-    registry = RegistryClient(clock, dice, __version__, Path.home() / ".ollama" / "id_ed25519")
+
+    def new_client() -> Registry:
+        from ollamamax.adapters.registry.client import RegistryClient
+
+        return RegistryClient(clock, dice, __version__, Path.home() / ".ollama" / "id_ed25519")
+
+    registry = LateRegistry(new_client)
     stack.push_async_callback(registry.close)
     library = Library(store, registry, ChildGgufMaker(), clock, dice, prune=not settings.engine.noprune)
     stack.push_async_callback(library.close)

@@ -12,7 +12,7 @@ import psutil
 from ollamamax import __version__
 from ollamamax.adapters.identity.authority import FileAuthority
 from ollamamax.adapters.identity.node_identity import FileIdentityStore
-from ollamamax.adapters.network.join_client import AiohttpJoinLink
+from ollamamax.adapters.network.join_client import TlsJoinLink
 from ollamamax.adapters.network.peer_link import TlsPeerLink
 from ollamamax.adapters.network.zenoh_scout import ZenohScout
 from ollamamax.adapters.state.snapshot_file import StateSnapshotFile
@@ -129,7 +129,7 @@ async def become_member(
                 f"this node is a member of a cluster with {others} other node{'s' if others > 1 else ''}; "
                 "to leave it, and join this one, say --force"
             )
-    link = AiohttpJoinLink()
+    link = TlsJoinLink()
     member = await joining.join(
         token,
         link,
@@ -187,4 +187,4 @@ def join_offline(settings: Settings, token: str, name: str, force: bool) -> Join
 def discover_offline(settings: Settings, timeout_ms: int) -> Sequence[FoundCluster]:
     """Clusters on the LAN. Raises: PeerUnavailable."""
     store = FileIdentityStore(cluster_home(settings))
-    return asyncio.run(discovering.discover(ZenohScout(), AiohttpJoinLink(), store, timeout_ms))
+    return asyncio.run(discovering.discover(ZenohScout(), TlsJoinLink(), store, timeout_ms))

@@ -1,13 +1,11 @@
 """From a request on the peer listener to the method that answers it, and back."""
 
 import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import structlog
-from aiohttp import web
 from msgspec import Struct
 
 from ollamamax.adapters.network.peer_frames import (
@@ -23,6 +21,7 @@ from ollamamax.adapters.network.peer_frames import (
     pack_error,
 )
 from ollamamax.adapters.network.peer_guard import PeerGuard
+from ollamamax.adapters.network.peer_requests import PeerRequest
 from ollamamax.core.errors import (
     BadRequest,
     BodyTimeout,
@@ -39,21 +38,14 @@ from ollamamax.ports.cluster import Stream, Unary
 
 _T = TypeVar("_T")
 _LOG: Final = structlog.get_logger(__name__)
-_HEADERS: Final = {PROTOCOL_HEADER: PROTOCOL_RANGE, "Server": "OllamaMax", "Content-Type": "application/octet-stream"}
 _OPEN_BODY_BYTES: Final = 64 << 10
-_FAILED: Final = 422
-
-# What aiohttp has to say is garbage of a caller, with a traceback each time; our own lines tell what matters.
-_SILENT: Final = logging.Logger("ollamamax.peer.http", logging.CRITICAL + 1)
-HTTP_OPTIONS: Final[dict[str, Any]] = {
-    "logger": _SILENT,
-    "access_log": None,
-    "auto_decompress": False,
-    "tcp_keepalive": False,
-    "lingering_time": 0,
-    "handler_cancellation": True,
-}
-"""For web.Server."""
+_FIELDS: Final = (
+    f"Server: OllamaMax\r\nContent-Type: application/octet-stream\r\n{PROTOCOL_HEADER}: {PROTOCOL_RANGE}\r\n"
+).encode()
+_OK: Final = b"HTTP/1.1 200 OK\r\n" + _FIELDS
+_FAILED: Final = b"HTTP/1.1 422 Unprocessable Content\r\n" + _FIELDS
+_CLOSE: Final = b"Connection: close\r\n"
+_LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 class AnswerLimits(Struct, frozen=True, kw_only=True):
@@ -82,18 +74,24 @@ class PeerAnswers:
         self._reading_bytes = 0
         self.is_closing = False
 
-    async def answer(self, guard: PeerGuard, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request. Raises: ConnectionError if the caller has gone."""
+    async def answer(self, guard: PeerGuard, request: PeerRequest) -> None:
+        """Answer one request."""
         guard.begin()
         try:
-            response = await self._answer(guard, request)
-            if self.is_closing or not guard.caller.node_id:
-                response.force_close()
-            return response
+            await self._answer(guard, request)
+            if guard.is_paused:
+                await guard.writable()
+            if self._closes(guard, request):
+                guard.transport.close()
+        except ClientGone:
+            pass
+        except asyncio.CancelledError:
+            guard.transport.close()
+            raise
         finally:
             guard.finished()
 
-    async def _answer(self, guard: PeerGuard, request: web.BaseRequest) -> web.StreamResponse:
+    async def _answer(self, guard: PeerGuard, request: PeerRequest) -> None:
         method = request.path.removeprefix(PATH_PREFIX)
         try:
             self._check(guard.caller, request)
@@ -101,26 +99,40 @@ class PeerAnswers:
             body = await self._body(guard.caller, request)
             guard.body_is_read()
             if stream is not None:
-                return await self._stream(guard, request, stream, body)
+                await self._stream(guard, request, stream, body)
+                return
             assert unary is not None, "a method that was found is one or the other"
             answer = await unary(guard.caller, body)
             if len(answer) > MAX_BODY_BYTES:
                 raise PeerProtocol(f"{self._name}: the answer to {method} has more than {MAX_BODY_BYTES} bytes")
-        except ClientGone as error:
-            raise ConnectionResetError(str(error)) from None  # so aiohttp makes no noise
+        except ClientGone:
+            raise
         except OllamaMaxError as error:
-            return self._failed(guard, request, error)
+            self._tell(guard, request, _FAILED, error_body(error))
         except Exception as error:  # noqa: BLE001 - the boundary: the caller is told no more than that
             _LOG.exception("a peer method failed", method=method, caller=guard.caller.node_id)
-            return self._failed(guard, request, error)
-        guard.end()
-        return web.Response(body=answer, headers=_HEADERS)
+            self._tell(guard, request, _FAILED, error_body(error))
+        else:
+            self._tell(guard, request, _OK, answer)
 
-    def _check(self, caller: Caller, request: web.BaseRequest) -> None:
+    def _tell(self, guard: PeerGuard, request: PeerRequest, head: bytes, body: bytes) -> None:
+        """A whole answer."""
+        closing = _CLOSE if self._closes(guard, request) else b""
+        self._end(guard, request, b"%bContent-Length: %d\r\n%b\r\n%b" % (head, len(body), closing, body))
+
+    def _end(self, guard: PeerGuard, request: PeerRequest, last: bytes) -> None:
+        guard.end()
+        request.is_answered = True
+        guard.write(last)
+
+    def _closes(self, guard: PeerGuard, request: PeerRequest) -> bool:
+        """Whether the connection ends with the answer; also if nobody will read what is left of the body."""
+        return self.is_closing or not (guard.caller.node_id and request.keeps and request.is_whole)
+
+    def _check(self, caller: Caller, request: PeerRequest) -> None:
         if request.method != "POST" or not request.path.startswith(PATH_PREFIX):
             raise BadRequest(f"{self._name} answers POST {PATH_PREFIX}<method> here, and nothing else")
-        told = request.headers.get(PROTOCOL_HEADER)
-        check_versions(told, f"node {caller.node_id}" if caller.node_id else "the joining node", self._name)
+        check_versions(request.protocol, f"node {caller.node_id}" if caller.node_id else "the joining node", self._name)
         if self.is_closing:
             raise ShuttingDown(f"{self._name} is shutting down")
 
@@ -134,9 +146,9 @@ class PeerAnswers:
             raise PeerProtocol(f"{self._name} knows no method {method[:80]!r}: a newer program calls an older one?")
         return unary, stream
 
-    async def _body(self, caller: Caller, request: web.BaseRequest) -> bytes:
-        """The whole body. Raises: BodyTooLarge, BodyTimeout, QueueFull, BadRequest."""
-        size_bytes = request.content_length
+    async def _body(self, caller: Caller, request: PeerRequest) -> bytes:
+        """The whole body. Raises: BodyTooLarge, BodyTimeout, QueueFull, BadRequest, ClientGone."""
+        size_bytes = request.size_bytes
         if size_bytes is None:
             raise BadRequest("a request between nodes says how long it is (Content-Length)")
         limit_bytes = MAX_BODY_BYTES if caller.node_id else _OPEN_BODY_BYTES
@@ -147,31 +159,15 @@ class PeerAnswers:
         self._reading_bytes += size_bytes
         try:
             async with asyncio.timeout(self._limits.body_s):
-                parts = []
-                while part := await request.content.readany():
-                    parts.append(part)
+                return await request.body()
         except TimeoutError:
             raise BodyTimeout(f"the request did not arrive within {self._limits.body_s:g} s") from None
-        except (web.RequestPayloadError, ConnectionError):
-            raise ClientGone("the caller has gone") from None
         finally:
             self._reading_bytes -= size_bytes
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _failed(self, guard: PeerGuard, request: web.BaseRequest, error: Exception) -> web.StreamResponse:
-        response = web.Response(status=_FAILED, body=error_body(error), headers=_HEADERS)
-        if not request.content.is_eof():  # what is left of the body nobody will read
-            response.force_close()
-        guard.end()
-        return response
-
-    async def _stream(
-        self, guard: PeerGuard, request: web.BaseRequest, handler: Stream, body: bytes
-    ) -> web.StreamResponse:
-        response = web.StreamResponse(headers=_HEADERS)
-        response.enable_chunked_encoding()
-        await response.prepare(request)
-        await response.write(b"")  # the head; what follows need not pass through aiohttp's writer, which costs
+    async def _stream(self, guard: PeerGuard, request: PeerRequest, handler: Stream, body: bytes) -> None:
+        closing = _CLOSE if self._closes(guard, request) else b""
+        guard.write(b"%bTransfer-Encoding: chunked\r\n%b\r\n" % (_OK, closing))
         guard.keep_alive(_chunk(BEAT))
         last = END
         try:
@@ -192,9 +188,7 @@ class PeerAnswers:
         except Exception as error:  # noqa: BLE001 - the boundary: the caller is told no more than that
             _LOG.exception("a peer method failed", method=request.path, caller=guard.caller.node_id)
             last = pack_error(error)
-        guard.end()
-        await response.write_eof(last)
-        return response
+        self._end(guard, request, _chunk(last) + _LAST_CHUNK)
 
 
 def _chunk(data: bytes) -> bytes:

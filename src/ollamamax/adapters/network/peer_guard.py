@@ -1,6 +1,6 @@
 """One accepted connection: whoever may not speak is cut off before a byte is looked at; whoever may is kept an eye on.
 
-aiohttp speaks HTTP behind it. Between the end of a request and the end of its answer nothing may come, so that a
+PeerRequests speaks HTTP behind it. Between the end of a request and the end of its answer nothing may come, so that a
 caller can't make us store what it sends ahead, and a closed connection is noticed at once.
 """
 
@@ -9,6 +9,7 @@ from typing import Final, Protocol, cast
 
 from msgspec import Struct
 
+from ollamamax.adapters.network.peer_requests import PeerRequests
 from ollamamax.core.errors import ClientGone
 from ollamamax.ports import Caller
 
@@ -43,7 +44,7 @@ class Door(Protocol):
         """Look at the papers; None = cut it off."""
         ...
 
-    def speaker(self, guard: "PeerGuard") -> asyncio.Protocol:
+    def speaker(self, guard: "PeerGuard") -> PeerRequests:
         """Who speaks HTTP on it."""
         ...
 
@@ -64,7 +65,7 @@ class PeerGuard(asyncio.Protocol):
         self._door = door
         self._limits = limits
         self._loop = loop
-        self._speaker: asyncio.Protocol | None = None
+        self._speaker: PeerRequests | None = None
         self._refusal = b""
         self._due_s = _NEVER
         self._expects_bytes = True
@@ -94,7 +95,6 @@ class PeerGuard(asyncio.Protocol):
             return
         self._due_s = self._loop.time() + self._limits.head_s
         self._speaker = self._door.speaker(self)
-        self._speaker.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request."""
@@ -110,7 +110,7 @@ class PeerGuard(asyncio.Protocol):
         if self._is_resting:
             self._is_resting = False
             self._due_s = self._loop.time() + self._limits.head_s
-        self._speaker.data_received(data)
+        self._speaker.feed(data)
 
     def eof_received(self) -> None:
         """The caller will send no more; the transport closes."""
@@ -119,7 +119,7 @@ class PeerGuard(asyncio.Protocol):
         """Closed, by whomever: the handler is cancelled."""
         self._due_s = _NEVER
         if self._speaker is not None:
-            self._speaker.connection_lost(exc)
+            self._speaker.lose()
             self._speaker = None
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
@@ -129,14 +129,10 @@ class PeerGuard(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The caller does not take what is sent as fast as it is made."""
         self._paused_since_s = self._loop.time()
-        if self._speaker is not None:
-            self._speaker.pause_writing()
 
     def resume_writing(self) -> None:
         """It has taken most of it."""
         self._paused_since_s = None
-        if self._speaker is not None:
-            self._speaker.resume_writing()
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
 
@@ -158,8 +154,9 @@ class PeerGuard(asyncio.Protocol):
         self._due_s = self._loop.time() + self._limits.idle_s
 
     def finished(self) -> None:
-        """The task is over."""
-        self.task = None
+        """The current task is over. The next request's may have begun."""
+        if self.task is asyncio.current_task():
+            self.task = None
 
     def keep_alive(self, beat: bytes) -> None:
         """A streamed answer has begun. beat: what to send when nothing else was sent for a while, b"" = no more."""
@@ -167,7 +164,7 @@ class PeerGuard(asyncio.Protocol):
         self._spoke_s = self._loop.time()
 
     def write(self, data: bytes) -> None:
-        """Send a piece of a streamed answer. Raises: ClientGone."""
+        """Send a piece of an answer. Raises: ClientGone."""
         if self.transport.is_closing():
             raise ClientGone("the caller has gone")
         self._spoke_s = self._loop.time()
@@ -181,11 +178,9 @@ class PeerGuard(asyncio.Protocol):
     async def writable(self) -> None:
         """Returns once the caller has taken most of what was sent, or is gone."""
         while self.is_paused and not self.transport.is_closing():
-            self._writable = self._loop.create_future()
-            try:
-                await self._writable
-            finally:
-                self._writable = None
+            if self._writable is None or self._writable.done():
+                self._writable = self._loop.create_future()
+            await asyncio.shield(self._writable)
 
     # --- the rounds -------------------------------------------------------------------------------------------
 

@@ -13,13 +13,13 @@ from functools import partial
 from typing import Any, Final
 
 import structlog
-from aiohttp import web
 from msgspec import Struct
 
 from ollamamax.adapters.network import tls
-from ollamamax.adapters.network.peer_answers import HTTP_OPTIONS, AnswerLimits, PeerAnswers
+from ollamamax.adapters.network.peer_answers import AnswerLimits, PeerAnswers
 from ollamamax.adapters.network.peer_frames import error_body
 from ollamamax.adapters.network.peer_guard import Entry, GuardLimits, PeerGuard
+from ollamamax.adapters.network.peer_requests import PeerRequest, PeerRequests
 from ollamamax.adapters.network.sockets import listening, watch_over
 from ollamamax.core.errors import CertificateRefused
 from ollamamax.ports import Caller, NodeKeys, PeerMethods
@@ -202,9 +202,9 @@ class PeerServer:
             return Entry(Caller(papers.node_id, address), _FAREWELL)
         return Entry(Caller(papers.node_id, address))
 
-    def speaker(self, guard: PeerGuard) -> asyncio.Protocol:
+    def speaker(self, guard: PeerGuard) -> PeerRequests:
         """For PeerGuard."""
-        return web.Server(partial(self._answer, guard), **HTTP_OPTIONS)()
+        return PeerRequests(guard.transport, partial(self._answer, guard), asyncio.get_running_loop())
 
     def left(self, guard: PeerGuard) -> None:
         """For PeerGuard."""
@@ -222,12 +222,12 @@ class PeerServer:
             _LOG.warning("a peer is refused", reason=reason, address=address, node=node_id, refusals=self._refusals)
             self._refusals, self._silent_until_s = 0, now_s + _SILENT_S
 
-    async def _answer(self, guard: PeerGuard, request: web.BaseRequest) -> web.StreamResponse:
+    async def _answer(self, guard: PeerGuard, request: PeerRequest) -> None:
         node_id = guard.caller.node_id
         if node_id and self._is_revoked(node_id, self._guards.get(guard, "")):
             guard.transport.abort()
-            raise ConnectionResetError("the caller was removed")
-        return await self._answers.answer(guard, request)
+        else:
+            await self._answers.answer(guard, request)
 
 
 async def _cancelled(tasks: set[asyncio.Task[None]]) -> None:
