@@ -9,8 +9,8 @@ import pytest
 
 LIMIT_S = 60
 NOT_IN_A_NODE = {
-    "aetcd", "aiohttp", "click", "email_validator", "fastapi", "grpc", "httpx", "opentelemetry", "prompt_toolkit", "pygments",
-    "rich", "shellingham", "typer", "unittest", "uvicorn", "xllamacpp", "zstandard",
+    "aetcd", "aiohttp", "click", "email_validator", "fastapi", "grpc", "httpx", "opentelemetry", "prompt_toolkit",
+    "pygments", "rich", "shellingham", "typer", "unittest", "uvicorn", "xllamacpp", "zstandard",
 }  # fmt: skip
 TELLING_MODULES = """
 import atexit, os, sys

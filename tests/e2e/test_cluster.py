@@ -117,8 +117,7 @@ class Askers:
         body = {"model": "tiny", "prompt": f"{number}", "stream": False, "options": {"num_predict": 2}}
         while not self._is_over.is_set():
             got = self._node.ask("POST", "/api/generate", body)
-            # An answer that had begun may break; whole ones are not delivered before their end.
-            if got.status_code != 200 and "closed" not in got.text and "lost" not in got.text:
+            if got.status_code != 200:
                 self.failures.append(f"{got.status_code} {got.text}")
             self.counts[number] += 1
 
@@ -135,7 +134,7 @@ class Askers:
 
 
 def test_requests_survive_the_death_of_the_node_they_went_to(three: Cluster) -> None:
-    """Those without a first token are answered elsewhere; nobody is told of the death."""
+    """Nobody saw a token of them: they are answered elsewhere, and nobody is told of the death."""
     first, _, third = three.nodes
     cordon(first, "n1")
     askers = Askers(first)

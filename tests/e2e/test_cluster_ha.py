@@ -167,12 +167,9 @@ def test_nothing_is_lost_while_it_is_spread_and_while_leaders_die(cluster: Clust
             etcd_of(victim).kill()
             load.goes_on()
         eventually("all is well", lambda: is_well(second, "n1", "n2", "n3"))
-        assert load.failed == []
         third.kill()
         load.goes_on()
-    broken = [text for text in load.failed if "node n3 closed the connection" in text]
-    assert load.failed == broken, "what was under way on the machine that died may break"
-    assert len(broken) <= 2, "an answer of each of the two who ask"
+    assert load.failed == []
     # A node tells what its copy of the state says, which follows by a moment, longer where it has to be sought anew.
     eventually("nothing that was written is lost", lambda: load.written <= token_ids(first) & token_ids(second))
     third.start()

@@ -3,7 +3,8 @@
 import asyncio
 
 import pytest
-from gateway_world import TEXT, LocalTwin, chat, offer, pair, text_of, world
+from gateway_world import TEXT, LocalTwin, World, chat, offer, pair, text_of, world
+from msgspec.structs import replace
 
 from ollamamax.core.errors import (
     EngineCrashed,
@@ -138,6 +139,60 @@ async def test_after_the_first_token_the_error_goes_up() -> None:
         assert w.outcome.kind is OutcomeKind.ENGINE_FAILED
         assert w.outcome.output_tokens == 1
         assert w.meter.failed_attempts == [("a", "engine_crashed")]
+        assert len(w.twins["b"].requests) == 0
+        w.check_idle()
+
+
+async def read_whole(w: World) -> list[list[Chunk]]:
+    """Every read of an answer that the client wants in one piece."""
+    return [read async for read in w.gateway.chat(w.context(), replace(chat(), stream=False))]
+
+
+@pytest.mark.parametrize("error", [EngineCrashed("died"), EngineUnavailable("closed"), EngineTimeout("silent")])
+async def test_an_answer_of_which_nobody_saw_a_part_is_asked_for_again(error: OllamaMaxError) -> None:
+    async with world(LocalTwin(), pair()) as w:
+        w.twins["a"].fail_mid = error
+        [read] = await read_whole(w)
+        assert text_of(read) == "from b"
+        assert read[-1].done_reason == "stop"
+        assert (w.outcome.kind, w.outcome.engine_id, w.outcome.attempts) == (OutcomeKind.OK, "b", 2)
+        assert w.outcome.output_tokens == len(read) - 1, "what was lost does not count"
+        assert w.meter.failed_attempts == [("a", error.code)]
+        w.check_idle()
+
+
+async def test_whole_answers_are_asked_for_again_within_the_budget_and_where_it_helps() -> None:
+    async with world(LocalTwin(), pair(), retry=RetryConfig(ratio=0.0, min_per_window=0)) as w:
+        w.twins["a"].fail_mid = EngineCrashed("died")
+        with pytest.raises(EngineCrashed):
+            await read_whole(w)
+        assert len(w.twins["b"].requests) == 0
+        w.check_idle()
+    async with world(LocalTwin(), pair()) as w:
+        for twin in w.twins.values():
+            twin.fail_mid = EngineCrashed("died")
+        with pytest.raises(EngineCrashed):
+            await read_whole(w)
+        assert w.outcome.attempts == 2
+        assert w.outcome.kind is OutcomeKind.ENGINE_FAILED
+        w.check_idle()
+    async with world(LocalTwin(), pair()) as w:
+        w.twins["a"].fail_mid = InputTooLong("too long")
+        with pytest.raises(InputTooLong):
+            await read_whole(w)
+        assert len(w.twins["b"].requests) == 0
+        w.check_idle()
+
+
+async def test_a_client_that_leaves_a_whole_answer_is_asked_for_nowhere() -> None:
+    async with world(LocalTwin(), pair()) as w:
+        w.twins["a"].next_gate.clear()
+        reading = asyncio.create_task(read_whole(w))
+        await w.until(lambda: w.twins["a"].active == 1 and bool(w.twins["a"].requests))
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert w.outcome.kind is OutcomeKind.CLIENT_GONE
         assert len(w.twins["b"].requests) == 0
         w.check_idle()
 

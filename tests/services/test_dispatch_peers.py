@@ -87,8 +87,8 @@ async def test_embeddings_that_wait_go_elsewhere_too() -> None:
         w.check_idle()
 
 
-async def read_into(w, got: list[Chunk]) -> None:  # type: ignore[no-untyped-def]
-    async for read in w.gateway.chat(w.context(), chat()):
+async def read_into(w, got: list[Chunk], request: ChatRequest | None = None) -> None:  # type: ignore[no-untyped-def]
+    async for read in w.gateway.chat(w.context(), request or chat()):
         got.extend(read)
 
 
@@ -106,6 +106,20 @@ async def test_a_node_that_goes_after_the_first_token_ends_the_answer_at_once() 
         assert b.cancelled == 1
         assert len(peers.twins["c/local"].requests) == 0
         w.check_idle()
+
+
+async def test_a_node_that_goes_while_it_makes_a_whole_answer() -> None:
+    """It costs the budget nothing, as before the first token."""
+    async with cluster(None, "b", "c", dispatch=ENDLESS, retry=THRIFTY) as (w, peers):
+        peers.twins["b/local"].next_gate.clear()
+        got = list[Chunk]()
+        answer = asyncio.create_task(read_into(w, got, replace(chat(), stream=False)))
+        await w.until(lambda: peers["b/local"].reads == 1)
+        peers.becomes("b", PeerState.GONE)
+        await answer
+        assert text_of(got) == "from c"
+        assert (w.outcome.kind, w.outcome.attempts) == (OutcomeKind.OK, 2)
+        await w.until(lambda: peers.twins["b/local"].active == 0)
 
 
 async def test_a_node_that_goes_while_the_client_reads_slowly() -> None:

@@ -1,8 +1,9 @@
 """Attempts: ask an engine, and before its first token another one if it fails.
 
-After the first chunk errors go up as they are: part of the answer has been sent, and continuing it elsewhere is not
-there yet. A repeat takes the best engine that is left even if it has no free slot: the request has waited its turn,
-and the engine's owner has the last word on its slots.
+After the first chunk of a stream errors go up as they are: part of the answer has been sent, and continuing it
+elsewhere is not there yet. An answer that is to be sent whole is held back until its end; where it breaks off, it is
+asked for again from the beginning, as if no token had come. A repeat takes the best engine that is left even if it has
+no free slot: the request has waited its turn, and the engine's owner has the last word on its slots.
 
 When a node is found to have gone, attempts at its engines end at once instead of at their deadlines.
 """
@@ -37,11 +38,14 @@ from ollamamax.ports import ChunkStream, Clock, Meter
 from ollamamax.services.members import LOCAL, Lease, Member
 from ollamamax.services.patrol import Patrol
 from ollamamax.services.router import Router
-from ollamamax.services.trip import Trip
+from ollamamax.services.trip import Ending, Trip
 from ollamamax.services.watchdog import Watchdog
 
 _LOG: Final = structlog.get_logger(__name__)
 _T = TypeVar("_T")
+Admit = Callable[[ChatRequest, Trip], Awaitable[Lease] | None]
+"""Gives the lease for the first attempt; None for what waits for no slot, to unload."""
+Ended = Callable[[Trip], None]
 _REQUESTED: Final = Requested()
 CLOSE_LIMIT_S: Final = 1.0
 """For an engine to take note that nobody reads any more."""
@@ -90,57 +94,55 @@ class Dispatcher:
         self._config = config
         self._stall_s = config.stall_timeout_ms / 1000
 
-    async def stream(
-        self,
-        request: ChatRequest,
-        trip: Trip,
-        admit: Callable[[ChatRequest, Trip], Awaitable[Lease] | None],
-        ended: Callable[[Trip], None],
-    ) -> ChunkStream:
+    async def stream(self, request: ChatRequest, trip: Trip, admit: Admit, ended: Ended) -> ChunkStream:
         """The answer, from admission to the end of the trip: one generator, as each costs again at each chunk.
 
-        admit: gives the lease for the first attempt; None for what waits for no slot, to unload.  ended: told in the
-        end, whatever happened.  Raises: what `admit` or the last engine raised; EngineTimeout; EngineUnavailable for a
-        stream without an end.
+        ended: told in the end, whatever happened.  Raises: what `admit` or the last engine raised; EngineTimeout;
+        EngineUnavailable for a stream without an end.
         """
-        try:
+        with Ending(trip, ended):
             admitted = admit(request, trip)
             if admitted is None:
                 yield await self.unload(request, trip)
                 return
-            watchdog, lease = Watchdog(self._patrol), await admitted
-            (answer, read), lease = await self._attempts(trip, lease, watchdog, partial(self._first_read, request))
-            trip.first_ms = self._clock.now_ms()
-            failure: BaseException | None = None
-            limit_s = self._stall_s
-            try:
-                while True:
-                    if read:
-                        count = len(read)
-                        trip.chunks += count
-                        lease.progress(count)
-                        if read[-1].done_reason:
-                            trip.completed(read[-1], self._clock.now_ms())
-                            limit_s = CLOSE_LIMIT_S  # there is nothing to wait for but the end of the stream
-                        yield read
-                    watchdog.watch(0.0 if lease.is_lost else limit_s)
-                    read = await answer.__anext__()
-                    watchdog.rest()
-            except BaseException as error:  # noqa: BLE001 - raised again behind the end of the stream
-                failure = _failure(error, trip, lease, watchdog, limit_s)
-            watchdog.close()
-            await self._end_stream(trip, lease, answer, failure)
-            if failure is not None and (trip.stats is None or not isinstance(failure, OllamaMaxError)):
-                raise failure
-        except BaseException as error:
-            trip.error = error
-            raise
-        finally:
-            ended(trip)
+            lease = await admitted
+            self._budget.step(_REQUESTED, self._clock.now_ms())
+            held: list[Chunk] = []
+            while True:
+                watchdog = Watchdog(self._patrol)
+                (answer, read), lease = await self._attempts(trip, lease, watchdog, partial(self._first_read, request))
+                trip.begun(self._clock.now_ms())
+                limit_s = self._stall_s
+                try:
+                    while True:
+                        if read:
+                            trip.chunks += len(read)
+                            lease.progress(len(read))
+                            if read[-1].done_reason:
+                                trip.completed(read[-1], self._clock.now_ms())
+                                limit_s = CLOSE_LIMIT_S  # there is nothing to wait for but the end of the stream
+                            if request.stream:
+                                yield read
+                            else:
+                                held += read
+                        watchdog.watch(0.0 if lease.is_lost else limit_s)
+                        read = await answer.__anext__()
+                        watchdog.rest()
+                except BaseException as error:  # noqa: BLE001 - raised again behind the end of the stream
+                    failure = _failure(error, trip, lease, watchdog, limit_s)
+                watchdog.close()
+                await self._end_stream(trip, lease, answer, failure)
+                if failure is None or (trip.stats is not None and isinstance(failure, OllamaMaxError)):
+                    break
+                lease = self._turn_back(request, trip, lease, failure)
+                held.clear()
+            if held:
+                yield held
 
     async def embed(self, request: EmbedRequest, trip: Trip, lease: Lease) -> EmbedResult:
         """The vectors. Raises: what the last engine raised; EngineTimeout."""
         watchdog = Watchdog(self._patrol)
+        self._budget.step(_REQUESTED, self._clock.now_ms())
         result, lease = await self._attempts(trip, lease, watchdog, partial(self._vectors, request))
         watchdog.close()
         trip.stats = GenerationStats(prompt_tokens=result.prompt_tokens, load_ms=result.load_ms)
@@ -189,7 +191,6 @@ class Dispatcher:
 
         Raises: what the last one raises; EngineTimeout; EngineUnavailable if the engine's node goes meanwhile.
         """
-        self._budget.step(_REQUESTED, self._clock.now_ms())
         try:
             while True:
                 limit_s = self._first_limit_s(lease)
@@ -250,6 +251,18 @@ class Dispatcher:
         if not _is_clients_fault(error):
             self._meter.attempt_failed(lease.engine_id, error.code)
         self._fleet.failed(lease, error)
+        return self._following(trip, lease, error)
+
+    def _turn_back(self, request: ChatRequest, trip: Trip, lease: Lease, failure: BaseException) -> Lease:
+        """After an answer that broke off, and whose lease has ended, take one for all of it again.
+
+        Raises: `failure` if there is to be none.
+        """
+        if request.stream or not isinstance(failure, OllamaMaxError):
+            raise failure
+        return self._following(trip, lease, failure)
+
+    def _following(self, trip: Trip, lease: Lease, error: OllamaMaxError) -> Lease:
         following = self._next_lease(trip, lease, error)
         if following is None:
             raise error

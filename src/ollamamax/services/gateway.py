@@ -13,7 +13,7 @@ from ollamamax.ports import AuditSink, ChunkStream, Clock, Meter
 from ollamamax.services.dispatch import Dispatcher
 from ollamamax.services.members import Lease
 from ollamamax.services.router import Router
-from ollamamax.services.trip import Trip
+from ollamamax.services.trip import Ending, Trip
 from ollamamax.services.waiting import WaitingRoom
 
 
@@ -53,15 +53,10 @@ class Gateway:
     async def embed(self, context: RequestContext, request: EmbedRequest) -> EmbedResult:
         """Embed. Raises: as chat()."""
         trip = Trip(context, request.model)
-        try:
+        with Ending(trip, self._end):
             self._check_in(trip)
             trip.facts = self._router.facts(request)
             return await self._dispatcher.embed(request, trip, await self._room.enter(trip))
-        except BaseException as error:
-            trip.error = error
-            raise
-        finally:
-            self._end(trip)
 
     def load(self) -> tuple[int, int]:
         """Requests waiting for admission, and admitted."""

@@ -1,6 +1,7 @@
 """One request on its way: filled in by those it passes, turned into its one Outcome at the end."""
 
 import asyncio
+from collections.abc import Callable
 
 from ollamamax.core.errors import (
     Busy,
@@ -55,6 +56,11 @@ class Trip:
         self.stats: GenerationStats | None = None
         self.is_token_less = False
         self.error: BaseException | None = None
+
+    def begun(self, now_ms: float) -> None:
+        """The first chunk came; of an answer that is asked for again, again."""
+        self.first_ms = now_ms
+        self.chunks = 0
 
     def completed(self, last: Chunk, now_ms: float) -> None:
         """The last chunk came."""
@@ -120,6 +126,23 @@ class Trip:
             case OllamaMaxError() as error:
                 return _kind_of(error), error.code
         return OutcomeKind.INTERNAL, OllamaMaxError.code
+
+
+class Ending:
+    """A context that tells the end of a trip, whatever it is."""
+
+    __slots__ = ("_ended", "_trip")
+
+    def __init__(self, trip: Trip, ended: Callable[[Trip], None]) -> None:
+        self._trip = trip
+        self._ended = ended
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        self._trip.error = error
+        self._ended(self._trip)
 
 
 def _kind_of(error: OllamaMaxError) -> OutcomeKind:
