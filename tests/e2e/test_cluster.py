@@ -27,6 +27,7 @@ from clusters import (
 )
 from nodes import LIMIT_S, Node, add_model, eventually
 
+from docker_registry import docker_registry
 from models import write_llama
 
 
@@ -88,6 +89,22 @@ def test_a_model_of_one_node_is_a_model_of_all(three: Cluster) -> None:
     eventually("nobody has it", lambda: not any(has_model(node, "chain") for node in three.nodes))
     gone = third.ask("POST", "/api/generate", {"model": "chain", "prompt": "x"})
     assert gone.status_code == 404, gone.text
+
+
+def test_a_model_that_another_node_has_is_pushed(three: Cluster, tmp_path: Path) -> None:
+    first, second, _ = three.nodes
+    write_llama(second.folder / "chain.gguf", chain=True)
+    add_model(second.url, "chain", second.folder / "chain.gguf")
+    eventually("the other knows it", lambda: has_model(first, "chain"))
+    with docker_registry(tmp_path / "registry") as port:
+        name = f"127.0.0.1:{port}/me/chain"
+        cli(first, "cp", "chain", name)
+        eventually(
+            "the copy is known",
+            lambda: any(one["name"].startswith(name) for one in first.get("/api/tags").json()["models"]),
+        )
+        cli(first, "push", "--insecure", name)
+        assert httpx.get(f"http://127.0.0.1:{port}/v2/me/chain/tags/list").json()["tags"] == ["latest"]
 
 
 def test_killed_frozen_and_back(three: Cluster) -> None:

@@ -10,11 +10,12 @@ import gguf_bytes
 from ollamamax.core.catalog.commands import AddNode, AddToken, FoundCluster, SetPlacement
 from ollamamax.core.catalog.records import LEVEL
 from ollamamax.core.errors import InvalidName, ModelNotFound, StateUnavailable
-from ollamamax.core.types import ClusterMeta, CreateRequest, NodeRecord, Placement, TokenRecord
+from ollamamax.core.types import ClusterMeta, CreateRequest, NodeRecord, Placement, TokenRecord, TransferRequest
 from ollamamax.services.cluster_models import ClusterModels
 from ollamamax.services.control import Control
 from ollamamax.services.library import Library
 from ollamamax.services.replica import Replica
+from ollamamax.services.transfer import Transfer, TransferHost
 from ollamamax.testing.clock import FakeClock, SeededDice
 from ollamamax.testing.making import MemoryGgufMaker
 from ollamamax.testing.peers import MemoryPeers
@@ -58,6 +59,14 @@ class Place:
             world.control,
             world.replica,
             world.peers.link(IDS[number]),
+            Transfer(
+                self.store,
+                world.peers.link(IDS[number]),
+                world.clock,
+                lambda key: world.replica.catalog.models.get(key),
+                lambda _: [self.other],
+                self.changed,
+            ),
             world.clock,
             self.having,
             lambda: self.reachable,
@@ -65,7 +74,7 @@ class Place:
             IDS[number],
             self.vacate,
         )
-        world.peers.listen(IDS[number], [self.models.methods()])
+        world.peers.listen(IDS[number], [self.models.methods(), TransferHost(self.store).methods()])
 
     def having(self, key: str) -> list[NodeRecord]:
         return [self.other] if key in self.world.known_to_others else []
@@ -110,6 +119,22 @@ async def world() -> AsyncIterator[World]:
     yield made
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_a_model_of_another_node_comes_here_to_be_pushed(world: World) -> None:
+    await world.there.create("registry.test/me/far")
+    request = TransferRequest(model="registry.test/me/far")
+    with pytest.raises(ModelNotFound, match="far"):
+        [step async for step in world.here.models.push(request)]
+    assert not world.here.registry.manifests
+    world.known_to_others.add("registry.test/me/far:latest")
+    steps = [step async for step in world.here.models.push(request)]
+    assert (steps[0].status, steps[-1].status) == ("copying registry.test/me/far:latest here", "success")
+    assert steps[0].total
+    assert await world.here.names() == await world.there.names()
+    assert world.here.registry.manifests
+    again = [step.status async for step in world.here.models.push(request)]
+    assert again[0] == "retrieving manifest", "it is here now"
 
 
 async def test_a_created_model_is_in_the_catalog(world: World) -> None:

@@ -1,7 +1,7 @@
 """Placements for people: asked for, shown, explained; nodes that are emptied; models put on nodes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 from msgspec.structs import replace
@@ -36,13 +36,11 @@ class Copies:
     async def has(self, key: str) -> bool:
         return key in self.keys
 
-    async def ensure(self, key: str) -> None:
+    async def steps(self, key: str, patience_ms: float = 0.0) -> AsyncGenerator[int, None]:
+        yield 7
         if self.error is not None:
             raise self.error
         self.keys.add(key)
-
-    def done_bytes(self, key: str) -> int:
-        return 7
 
 
 class Placing(World):
@@ -191,3 +189,9 @@ async def test_who_could_not_get_it_is_named_when_the_others_have_it(world: Plac
     with pytest.raises(PeerError, match=r"n2: can't be reached.*n3: no node|n3: no node.*n2: can't be reached"):
         await world.spread("all")
     assert TINY.name in world.copies[0].keys
+
+
+async def test_a_bug_on_the_way_is_raised_where_it_is_waited_for(world: Placing) -> None:
+    world.copies[0].error = ZeroDivisionError("ours")
+    with pytest.raises(ZeroDivisionError):
+        await world.spread("all")

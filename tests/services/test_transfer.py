@@ -219,3 +219,30 @@ async def test_a_node_that_sends_too_much_or_too_little(change: Callable[[bytes]
     with pytest.raises(ModelNotFound, match=r"(bytes|more) of sha256"):
         await world.transfer.ensure("big:latest")
     assert (await world.mine.manifests(), await world.mine.blobs()) == ([], [])
+
+
+async def test_steps_tell_how_much_is_here_until_it_is_all_here() -> None:
+    world = World()
+    await world.add_holder()
+    world.wire.gate.clear()
+    steps = world.transfer.steps("big:latest")
+    assert await anext(steps) == 0
+    world.wire.gate.set()
+    rest = [done_bytes async for done_bytes in steps]
+    assert rest == sorted(rest)
+    assert world.arrivals == 1
+
+
+async def test_a_node_that_has_it_is_looked_for_as_long_as_one_has_patience() -> None:
+    world = World()
+    await world.add_holder()
+    late, world.holders = world.holders, []
+    with pytest.raises(ModelNotFound):
+        [step async for step in world.transfer.steps("big:latest")]
+    steps = world.transfer.steps("big:latest", patience_ms=60_000)
+    await anext(steps)
+    await anext(steps)
+    world.holders = late
+    async for _ in steps:
+        pass
+    assert world.arrivals == 1

@@ -251,13 +251,7 @@ class ClusterPart:
         self.ha = build_ha(self._settings, self._roots, self._reachable, self._record, self._events.add, self._clock)
         stack.push_async_callback(self.ha.close)
         hear_of_newer_homes(self._membership, self._roots.voter)
-        self._peers = PeerMembers(
-            node.fleet,
-            self._membership,
-            self._peer_engine,
-            self._own_record,
-            self._is_drained,
-        )
+        self._peers = PeerMembers(node.fleet, self._membership, self._peer_engine, self._own_record, self._is_drained)
         self._transfer = Transfer(
             node.store, self._link, self._clock, self.entry, self._holders, node.fleet.local_changed
         )
@@ -268,6 +262,7 @@ class ClusterPart:
             self._roots.control,
             self.replica,
             self._link,
+            self._transfer,
             self._clock,
             self._peers.having,
             self._reachable,

@@ -32,7 +32,7 @@ from ollamamax.ports import BlobStore, Caller, Clock, PeerLink, PeerMethods, Sto
 from ollamamax.services.control import Control
 from ollamamax.services.library import Library
 from ollamamax.services.replica import Replica
-from ollamamax.services.transfer import decoded, entry_of
+from ollamamax.services.transfer import Transfer, decoded, entry_of
 
 _LOG: Final = structlog.get_logger(__name__)
 _LIMIT_MS: Final = 30_000.0
@@ -63,6 +63,7 @@ class ClusterModels:
         control: Control,
         replica: Replica,
         link: PeerLink,
+        transfer: Transfer,
         clock: Clock,
         having: Callable[[str], Sequence[NodeRecord]],
         reachable: Callable[[], Sequence[NodeRecord]],
@@ -75,6 +76,7 @@ class ClusterModels:
         self._control = control
         self._replica = replica
         self._link = link
+        self._transfer = transfer
         self._clock = clock
         self._having = having
         self._reachable = reachable
@@ -117,9 +119,17 @@ class ClusterModels:
                     await self._register(request.model)
                 yield step
 
-    def push(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
-        """From this node's store. Raises: as Library.push."""
-        return self._library.push(request)
+    async def push(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
+        """From this store; what only other nodes have comes here first. Raises: as Library.push, PeerError."""
+        key = names.key(request.model)
+        entry = self._replica.catalog.models.get(key)
+        if entry is not None and self._having(key) and await self._store.manifest(names.parse(key)) is None:
+            async with aclosing(self._transfer.steps(key)) as steps:
+                async for done_bytes in steps:
+                    yield Progress(f"copying {entry.name} here", total=entry.size_bytes, completed=done_bytes)
+        async with aclosing(self._library.push(request)) as pushed:
+            async for step in pushed:
+                yield step
 
     async def copy(self, source: str, destination: str) -> None:
         """Where the source is: here, else on a node that has it.

@@ -15,7 +15,6 @@ from ollamamax.ports import Caller, PeerLink, PeerMethods
 from ollamamax.services.replica import Replica
 from ollamamax.services.transfer import Transfer, decoded
 
-_LOOK_S: Final = 0.3
 _IDLE_MS: Final = 10_000.0
 _CATCH_UP_MS: Final = 10_000.0
 _QUEUED: Final = 64
@@ -50,28 +49,10 @@ class SpreadHost:
         await self._replica.caught_up(wanted.revision, _CATCH_UP_MS)
         if wanted.key not in self._replica.catalog.models:
             raise ModelNotFound(f"model '{wanted.key}' was deleted")
-        task = asyncio.get_running_loop().create_task(self._ensured(wanted.key))
-        try:
-            while not task.done():
-                yield [msgspec.msgpack.encode(BringStep(self._transfer.done_bytes(wanted.key)))]
-                await asyncio.wait([task], timeout=_LOOK_S)
-            await task
-        finally:
-            task.cancel()  # those who fetch it share one transfer, which goes on
-
-    async def _ensured(self, key: str) -> None:
-        """Who has it is told a moment after the state: so it is looked for, for a while. Raises: as Transfer.ensure."""
-        loop = asyncio.get_running_loop()
-        until_s = loop.time() + _CATCH_UP_MS / 1000
-        while True:
-            try:
-                await self._transfer.ensure(key)
-            except ModelNotFound:
-                if loop.time() >= until_s:
-                    raise
-            else:
-                return
-            await asyncio.sleep(_LOOK_S)
+        # Who has it is told a moment after the state.
+        async with aclosing(self._transfer.steps(wanted.key, _CATCH_UP_MS)) as steps:
+            async for done_bytes in steps:
+                yield [msgspec.msgpack.encode(BringStep(done_bytes))]
 
 
 class Spread:
@@ -111,6 +92,7 @@ class Spread:
         reachable = {node.node_id: node for node in self._reachable()}
         steps: asyncio.Queue[Progress | None] = asyncio.Queue(_QUEUED)
         failures: list[str] = []
+        bugs: list[Exception] = []
 
         async def one(node: NodeRecord) -> None:
             try:
@@ -119,6 +101,8 @@ class Spread:
                         await steps.put(_step(node, entry, done_bytes))
             except OllamaMaxError as error:
                 failures.append(f"{node.name}: {error}")
+            except Exception as error:  # noqa: BLE001 - a bug of ours, raised where it is waited for
+                bugs.append(error)
             await steps.put(None)
 
         tasks = [asyncio.get_running_loop().create_task(one(node)) for node in chosen]
@@ -134,6 +118,8 @@ class Spread:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        if bugs:
+            raise bugs[0]
         if failures:
             raise PeerError(f"not all nodes have model '{entry.name}': {'; '.join(failures)}")
         yield Progress("success")
@@ -144,7 +130,9 @@ class Spread:
         """Bytes that the node has of it, the whole in the end. Raises: PeerError, what its transfer raises."""
         key = names.key(entry.name)
         if node.node_id == self._node_id:
-            await self._transfer.ensure(key)
+            async with aclosing(self._transfer.steps(key)) as steps:
+                async for done_bytes in steps:
+                    yield done_bytes
         elif reached is None:
             raise PeerUnavailable("can't be reached; it gets the model when it needs it")
         else:

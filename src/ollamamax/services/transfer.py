@@ -26,6 +26,7 @@ _LOG: Final = structlog.get_logger(__name__)
 _IDLE_MS: Final = 10_000.0
 _STALL_S: Final = 30.0
 _QUESTION_MS: Final = 5_000.0
+_LOOK_S: Final = 0.3
 MAX_MANIFEST_BYTES: Final = 1 << 20
 
 
@@ -109,9 +110,32 @@ class Transfer:
             task.add_done_callback(lambda done: self._done(key, done))
         await asyncio.shield(task)
 
-    def done_bytes(self, key: str) -> int:
-        """How much of a model is here that is under way; 0 for any other."""
-        return self._done_bytes.get(key, 0)
+    async def steps(self, key: str, patience_ms: float = 0.0) -> AsyncGenerator[int, None]:
+        """As ensure(), telling now and then how many bytes are here. It goes on when the generator is closed.
+
+        patience_ms: for how long a node that has it is looked for, where that is known a moment later than the model.
+        """
+        task = asyncio.get_running_loop().create_task(self._ensure_soon(key, patience_ms))
+        try:
+            while not task.done():
+                yield self._done_bytes.get(key, 0)
+                await asyncio.wait([task], timeout=_LOOK_S)
+            await task
+        finally:
+            task.cancel()
+
+    async def _ensure_soon(self, key: str, patience_ms: float) -> None:
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + patience_ms / 1000
+        while True:
+            try:
+                await self.ensure(key)
+            except ModelNotFound:
+                if loop.time() >= until_s:
+                    raise
+            else:
+                return
+            await asyncio.sleep(_LOOK_S)
 
     async def close(self) -> None:
         """End transfers; what has arrived stays. Idempotent."""
