@@ -10,7 +10,7 @@ from ollamamax.adapters.state.etcd_rpc import Rpc, load
 from ollamamax.core.errors import CertificateRefused, OllamaMaxError, StateElsewhere, StateError, StateUnavailable
 from ollamamax.core.types import EtcdAccess
 
-_TIMEOUT_MS: Final = 4_000.0
+_TIMEOUT_MS: Final = 2_500.0
 _NOTHING_DONE: Final = (StateElsewhere, CertificateRefused)
 _MAX_MESSAGE_BYTES: Final = 64 << 20
 _HAS_LEADER: Final = (("hasleader", "true"),)
